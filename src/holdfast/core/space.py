@@ -1,0 +1,151 @@
+"""The input space: what values a batch may hold and in which unit budgets are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from holdfast.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["InputSpace", "Leaf", "get_leaf", "with_leaf"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaf:
+    """Valid range, normalisation and unit of one tensor of a batch.
+
+    A stored value ``v`` relates to the physical value ``p`` by ``v = (p - mean) / std``; budgets are counted
+    in ``unit`` on the physical side, so ``eps`` units move ``v`` by at most ``eps * unit / std``.
+
+    Args:
+        low: smallest valid physical value. Default 0.
+        high: largest valid physical value. Default 1.
+        unit: one step of the sensor in physical values. Default ``1/255``; ``1/1023`` for 10-bit cameras.
+        mean: per-channel mean already subtracted from the stored tensor, or a single number. Default 0.
+        std: per-channel deviation by which the stored tensor was divided, or a single number. Default 1.
+        channel_dim: dimension of a batched tensor along which ``mean`` and ``std`` run. Default 1.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    unit: float = 1.0 / 255.0
+    mean: float | tuple[float, ...] = 0.0
+    std: float | tuple[float, ...] = 1.0
+    channel_dim: int = 1
+
+    def stored(self, physical: float, x: Tensor) -> Tensor:
+        """Stored value of a physical one, broadcastable against ``x``."""
+        return (physical - self._along_channels(self.mean, x)) / self._along_channels(self.std, x)
+
+    def budget(self, eps: float | Tensor, x: Tensor) -> Tensor:
+        """Size of ``eps`` units in stored values, broadcastable against ``x``.
+
+        A tensor ``eps`` of shape ``(B,)`` gives each sample its own budget.
+        """
+        if hasattr(eps, "view"):
+            eps = eps.view(-1, *([1] * (x.ndim - 1))).to(x)
+        return eps * self.unit / self._along_channels(self.std, x)
+
+    def clip(self, x: Tensor) -> Tensor:
+        """``x`` limited to the valid range, as a new tensor."""
+        return x.maximum(self.stored(self.low, x)).minimum(self.stored(self.high, x))
+
+    def check(self, x: Tensor, *, where: str) -> None:
+        """Refuse a tensor that is not finite or leaves the declared range by more than rounding.
+
+        Raises:
+            InputError: naming the range found and the range declared.
+        """
+        if not x.is_floating_point():
+            raise InputError(f"dtype {x.dtype} cannot be perturbed", where=where, fix="convert it to float")
+        if not bool(x.isfinite().all()):
+            raise InputError("holds NaN or infinite values", where=where, fix="clean the data first")
+        slack = 1e-3 * (self.high - self.low)
+        low, high = self.stored(self.low - slack, x), self.stored(self.high + slack, x)
+        if bool((x < low).any()) or bool((x > high).any()):
+            raise InputError(
+                f"values {float(x.min()):.4g} .. {float(x.max()):.4g} leave the declared range "
+                f"{float(low.min()):.4g} .. {float(high.max()):.4g}",
+                where=where,
+                fix="declare mean/std if the input is normalised, or low/high if its range differs",
+            )
+
+    def _along_channels(self, value: float | tuple[float, ...], x: Tensor) -> Tensor:
+        if not isinstance(value, tuple):
+            return x.new_tensor(value)
+        shape = [1] * x.ndim
+        shape[self.channel_dim] = len(value)
+        return x.new_tensor(value).view(shape)
+
+
+@dataclass(frozen=True)
+class InputSpace:
+    """The perturbable leaves of a batch by path: ``{"image": Leaf()}`` or ``{"0": Leaf()}`` for ``(x, y)``.
+
+    A path joins dictionary keys and tuple positions with dots, as in ``"views.0.image"``.
+    """
+
+    leaves: Mapping[str, Leaf]
+
+    def __iter__(self) -> Iterator[tuple[str, Leaf]]:
+        return iter(self.leaves.items())
+
+    def values(self, batch: Any) -> dict[str, Tensor]:
+        """The perturbable tensors of ``batch`` by path."""
+        return {path: get_leaf(batch, path) for path in self.leaves}
+
+    def replace(self, batch: Any, values: Mapping[str, Tensor]) -> Any:
+        """A shallow copy of ``batch`` in which ``values`` stand at their paths; nothing is mutated."""
+        for path, value in values.items():
+            batch = with_leaf(batch, path, value)
+        return batch
+
+    def check(self, batch: Any, *, where: str) -> None:
+        """Check every leaf of ``batch``; see `Leaf.check`."""
+        for path, leaf in self:
+            leaf.check(get_leaf(batch, path), where=f"{where}, leaf {path!r}")
+
+
+def get_leaf(batch: Any, path: str) -> Any:
+    """The entry of a nest of dicts and tuples at a dotted path.
+
+    Raises:
+        InputError: when the path does not exist, listing what is there.
+    """
+    node = batch
+    for part in path.split("."):
+        try:
+            node = node[part] if isinstance(node, Mapping) else node[int(part)]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise InputError(
+                f"no leaf {path!r} in a batch with {_describe(batch)}",
+                where="input space",
+                fix="name the leaf as it stands in your batch",
+            ) from None
+    return node
+
+
+def with_leaf(batch: Any, path: str, value: Any) -> Any:
+    """A shallow copy of a nest of dicts, tuples and lists with ``value`` at a dotted path."""
+    head, _, rest = path.partition(".")
+    key: Any = head if isinstance(batch, Mapping) else int(head)
+    inner = with_leaf(batch[key], rest, value) if rest else value
+    if isinstance(batch, Mapping):
+        return {**batch, key: inner}
+    items = list(batch)
+    items[key] = inner
+    if hasattr(batch, "_fields"):  # a named tuple takes its fields one by one
+        return type(batch)(*items)
+    return type(batch)(items)
+
+
+def _describe(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return f"keys {sorted(map(str, batch))}"
+    if isinstance(batch, list | tuple):
+        return f"{len(batch)} positions"
+    return type(batch).__name__

@@ -277,7 +277,7 @@ class Attack(Protocol):
     eps: float
 
     def craft(self, loss: Callable[[Tensor], Tensor], x: Tensor, ball: Any, generator: Generator) -> Tensor:
-        """A perturbed ``x``; ``loss`` is per sample, to be maximised; ``ball`` (`holdfast.attacks.seal.Ball`) projects."""
+        """A perturbed ``x`` that maximises the per-sample ``loss``; ``ball`` is a `holdfast.attacks.seal.Ball`."""
 
 
 # --- deployment -----------------------------------------------------------------------------------------

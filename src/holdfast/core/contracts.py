@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Artefact", "Attack", "Availability", "Average", "Backend", "Batch", "Drift", "Measurement", "Method",
     "Metric", "Outputs", "Picture", "Pipeline", "PrecisionPlan", "Probe", "Session", "Step", "Subject",
-    "Surgery", "Task", "Term", "WeightPerturbation", "conventional_inputs",
+    "Surgery", "Task", "Term", "UsesVariants", "WeightPerturbation", "conventional_inputs",
 ]  # fmt: skip
 
 Batch: TypeAlias = Any
@@ -224,6 +224,19 @@ class Method(Protocol):
 
     def passes(self) -> tuple[float, float]:
         """Forward and backward passes this method adds to a step of one term, for the cost printed beforehand."""
+
+
+@runtime_checkable
+class UsesVariants(Protocol):
+    """A method that mixes variants of a sample: the same frames under other pipelines of the task.
+
+    holdfast's loop computes them once and puts them into the batch as ``batch["variants"][name]``: the tensors
+    of the task's single perturbable leaf, aligned with the batch.
+    """
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Names of the task's pipelines."""
 
 
 @runtime_checkable

@@ -1,0 +1,259 @@
+"""The objective: a step is a list of terms, methods rewrite it, and the sum is differentiated.
+
+objective = Objective(task, methods=[Adversarial(FGSM(eps=0.5), clean_weight=0.5)])
+model = objective.prepare(model, example)
+for batch in loader:
+    objective(model, batch).backward(); optimizer.step(); optimizer.zero_grad()
+model = objective.strip(model)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from holdfast.core.contracts import Batch, Method, Outputs, Step, Surgery, Task, Term, WeightPerturbation
+from holdfast.core.errors import ClashError, InputError
+from holdfast.train.draws import generator
+
+__all__ = ["Objective", "unwrap"]
+
+RANGE_CHECK_EVERY = 64
+
+
+class Objective:
+    r"""The training loss of a task under a recipe's methods, usable in any PyTorch loop.
+
+    Equation: ``L = sum_t weight_t * mean_i loss_t(outputs of views_t)_i`` over the terms ``t`` that the methods
+    leave, evaluated at ``theta``, or at ``theta + delta`` with a weight perturbation.
+
+    Args:
+        task: the task; its ``loss``, ``forward`` and ``space`` are used.
+        methods: applied in the order given, each to the terms the previous one left.
+        surgery: changes of the model, applied by `prepare` and undone by `strip`.
+        perturbation: a weight perturbation such as SAM, or None.
+        unlabelled: an iterable of unlabelled batches, restarted when it ends; None when no method needs it.
+        seed: seed of every draw of the methods.
+
+    Raises:
+        ClashError: two methods exclude each other.
+        InputError: the first batch leaves the declared input range.
+    """
+
+    def __init__(self, task: Task, methods: Sequence[Method] = (), *, surgery: Sequence[Surgery] = (),
+                 perturbation: WeightPerturbation | None = None, unlabelled: Iterable[Batch] | None = None,
+                 seed: int = 0) -> None:  # fmt: skip
+        self.task, self.methods, self.surgery = task, tuple(methods), tuple(surgery)
+        self.perturbation, self.seed = perturbation, seed
+        self.index = 0
+        self._stream = _Stream(unlabelled)
+        self._states: list[dict[str, Any]] = [{} for _ in self.methods]
+        _refuse_clashes(self.methods)
+
+    # --- the model ---
+
+    def prepare(self, model: nn.Module, example: Batch) -> nn.Module:
+        """The model to train: every surgery applied in order, before DDP and the optimiser exist."""
+        for piece in self.surgery:
+            model = piece.apply(model, example)
+        return model
+
+    def strip(self, model: nn.Module) -> nn.Module:
+        """The deployable model: every surgery undone, last first."""
+        model = unwrap(model)
+        for piece in reversed(self.surgery):
+            model = piece.strip(model)
+        return model
+
+    # --- the two doors ---
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss of a batch, a scalar to call ``backward`` on; counts one step."""
+        terms = self.terms(model, batch)
+        self.index += 1
+        if self.perturbation is None:
+            return evaluate(terms, partial(self.task.forward, model))
+        return self._perturbed(model, terms, batch)
+
+    def backward(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Compute the loss, call its ``backward`` and return it detached."""
+        loss = self(model, batch)
+        torch.autograd.backward(loss)
+        return loss.detach()
+
+    def terms(self, model: nn.Module, batch: Batch) -> list[Term]:
+        """The terms of this step after every method; drawing again at the same step gives the same terms."""
+        if self.index % RANGE_CHECK_EVERY == 0:
+            self.task.space.check(batch, where=f"training batch of step {self.index}")
+        terms = [Term(name="clean", views=(batch,), loss=lambda outputs: self.task.loss(outputs[0], batch))]
+        unlabelled = self._stream.at(self.index)
+        for method, state in zip(self.methods, self._states, strict=True):
+            terms = method.rewrite(terms, self._step(model, batch, unlabelled, state))
+        return terms
+
+    def _step(self, model: nn.Module, batch: Batch, unlabelled: Batch | None, state: dict[str, Any]) -> Step:
+        device = next(iter(self.task.space.values(batch).values())).device
+        return Step(
+            task=self.task,
+            model=unwrap(model),
+            forward=partial(self.task.forward, model),
+            batch=batch,
+            unlabelled=unlabelled,
+            index=self.index,
+            state=state,
+            draw=lambda name: generator(self.seed, self.index, _rank(), name, device=device),
+        )
+
+    def _perturbed(self, model: nn.Module, terms: list[Term], batch: Batch) -> Tensor:
+        """The loss at ``theta + delta``; its gradient is that at ``theta``, as ``d(theta + delta) = d theta``."""
+        assert self.perturbation is not None
+        plain = unwrap(model)
+        parameters = {name: p for name, p in plain.named_parameters() if p.requires_grad}
+
+        def loss_at(values: Mapping[str, Tensor]) -> Tensor:
+            # Running statistics must move once a step, in the pass that is differentiated.
+            buffers = {name: buffer.clone() for name, buffer in plain.named_buffers()}
+            return evaluate(terms, partial(self.task.forward, partial(_call, plain, {**values, **buffers})))
+
+        delta = self.perturbation.delta(parameters, loss_at, self._step(model, batch, None, {}))
+        moved = {name: p + delta[name] for name, p in parameters.items()}
+        return evaluate(terms, partial(self.task.forward, partial(_call, plain, moved)))
+
+    # --- what it costs, and resuming ---
+
+    def passes(self) -> tuple[float, float]:
+        """Forward and backward passes of one step, as the methods declare them."""
+        forwards, backwards = 1.0, 1.0
+        for method in self.methods:
+            more_forwards, more_backwards = method.passes()
+            forwards, backwards = forwards + more_forwards, backwards + more_backwards
+        return forwards, backwards
+
+    def state_dict(self) -> dict[str, Any]:
+        """Step counter and the methods' states: with them, training resumes to the same bits."""
+        return {"index": self.index, "seed": self.seed, "states": self._states}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume.
+
+        Raises:
+            InputError: the state belongs to another list of methods or another seed.
+        """
+        if len(state["states"]) != len(self.methods) or state["seed"] != self.seed:
+            raise InputError("the saved objective has other methods or another seed", where="checkpoint",
+                             fix="resume with the recipe it was saved under")  # fmt: skip
+        self.index = int(state["index"])
+        for mine, saved in zip(self._states, state["states"], strict=True):
+            mine.clear()
+            mine.update(saved)
+
+
+def evaluate(terms: Sequence[Term], forward: Callable[[Batch], Outputs]) -> Tensor:
+    """Sum of weighted mean losses; a view that several terms share (the same object) is run once."""
+    done: dict[int, Outputs] = {}
+    groups = _joined(terms)
+    for group in groups:
+        _run(group, forward, done)
+    total: Tensor | None = None
+    for term in terms:
+        loss = term.weight * term.loss(tuple(done[id(view)] for view in term.views)).mean()
+        total = loss if total is None else total + loss
+    if total is None:
+        raise InputError("no term is left", where="objective", fix="keep at least one term when rewriting")
+    return total
+
+
+def _run(views: Sequence[Batch], forward: Callable[[Batch], Outputs], done: dict[int, Outputs]) -> None:
+    views = [view for view in views if id(view) not in done]
+    if len(views) == 1:
+        done[id(views[0])] = forward(views[0])
+    elif views:
+        done.update(_run_joined(views, forward))
+
+
+def _run_joined(views: Sequence[Batch], forward: Callable[[Batch], Outputs]) -> dict[int, Outputs]:
+    """One forward of all views concatenated along the sample dimension."""
+    from torch.utils._pytree import tree_map
+
+    sizes = [_batch_size(view) for view in views]
+    outputs = forward(tree_map(lambda *parts: torch.cat(parts), *views))
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return {
+        id(view): tree_map(lambda out, a=start, n=size: out[a : a + n], outputs)
+        for view, start, size in zip(views, starts, sizes, strict=True)
+    }
+
+
+def _joined(terms: Sequence[Term]) -> list[list[Batch]]:
+    """Views to run, each list in one forward."""
+    by_name = {term.name: list(term.views) for term in terms if term.joins is None}
+    for term in terms:
+        if term.joins is not None:
+            if term.joins not in by_name:
+                raise InputError(f"term {term.name!r} joins {term.joins!r}, which is not there", where="objective")
+            by_name[term.joins].extend(term.views)
+    joined = {term.joins for term in terms}
+    return [group for name, views in by_name.items() for group in ([views] if name in joined else [[v] for v in views])]
+
+
+def _batch_size(view: Batch) -> int:
+    from torch.utils._pytree import tree_leaves
+
+    return len(next(leaf for leaf in tree_leaves(view) if isinstance(leaf, Tensor)))
+
+
+def _call(model: nn.Module, values: Mapping[str, Tensor], *inputs: Tensor) -> Outputs:
+    return functional_call(model, dict(values), inputs)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside DistributedDataParallel or ``torch.compile``."""
+    while isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def _rank() -> int:
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_rank() if ready else 0
+
+
+def _refuse_clashes(methods: Sequence[Method]) -> None:
+    names = {type(method).__name__.lower() for method in methods}
+    for method in methods:
+        for other, reason in method.clashes.items():
+            if other.replace("_", "").lower() in names - {type(method).__name__.lower()}:
+                raise ClashError(f"{type(method).__name__} clashes with {other}: {reason}", where="methods")
+
+
+class _Stream:
+    """The unlabelled stream: batch ``i`` of an endlessly repeated iterable, so a resumed run sees the same ones."""
+
+    def __init__(self, batches: Iterable[Batch] | None) -> None:
+        self._batches = batches
+        self._iterator: Iterator[Batch] | None = None
+        self._current: Batch | None = None
+        self._position = -1
+
+    def at(self, index: int) -> Batch | None:
+        if self._batches is None:
+            return None
+        while self._position < index:
+            self._current = self._next()
+            self._position += 1
+        return self._current
+
+    def _next(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = iter(self._batches or ())
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            self._iterator = iter(self._batches or ())
+            return next(self._iterator)

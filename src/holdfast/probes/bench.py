@@ -1,0 +1,175 @@
+"""What a probe sees: one set of weights, the subjects made of it, and the data under every pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from holdfast.core.contracts import Batch, Better, Drift, Measurement, Metric, Outputs, Picture, Subject, Task
+from holdfast.core.errors import InputError
+from holdfast.core.rows import Row
+from holdfast.data.table import Table
+
+__all__ = ["Bench", "RunLabel"]
+
+BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLabel:
+    """Which trained weights are on the bench; copied into every row."""
+
+    study: str
+    recipe: str
+    init_seed: int
+    order_seed: int
+    weights: str
+
+
+@dataclass
+class Bench:
+    """The data, the model and the subjects a probe may use; it caches outputs, so probes may ask twice.
+
+    Args:
+        label: which weights these are.
+        task: the task.
+        model: the eager model in eval mode; a probe leaves it bit for bit as it found it.
+        open_table: ``(split, pipeline) -> Table``, or None where the task has no such split.
+        open_subjects: opens the study's subjects; called once, when the first probe asks.
+        preprocessing: pipelines to measure under; the first is the reference.
+        initial: the weights before training where they were kept.
+    """
+
+    label: RunLabel
+    task: Task
+    model: nn.Module
+    open_table: Callable[[str, str], Table | None]
+    open_subjects: Callable[[], Sequence[Subject]]
+    preprocessing: Sequence[str]
+    initial: Mapping[str, Tensor] | None = None
+    _subjects: tuple[Subject, ...] | None = None
+    _tables: dict[tuple[str, str], Table | None] = field(default_factory=dict)
+    _outputs: dict[tuple[str, str, str], Outputs] = field(default_factory=dict)
+
+    # --- what is there ---
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """Every subject of the study; the first is the reference."""
+        if self._subjects is None:
+            self._subjects = tuple(self.open_subjects())
+        return self._subjects
+
+    @property
+    def eager(self) -> Subject:
+        """The model itself, in fp32: the subject on which gradients exist."""
+        return Subject(backend="eager", precision="fp32", executed="fp32", run=self.model, model=self.model)
+
+    def table(self, split: str, pipeline: str) -> Table | None:
+        """A split under a pipeline, or None where the task has no such split."""
+        key = (split, pipeline)
+        if key not in self._tables:
+            self._tables[key] = self.open_table(split, pipeline)
+        return self._tables[key]
+
+    def batch(self, split: str, pipeline: str, *, limit: int | None = None) -> Batch:
+        """All samples of a split (or the first ``limit``) as one batch.
+
+        Raises:
+            InputError: the task has no such split.
+        """
+        table = self.table(split, pipeline)
+        if table is None:
+            raise InputError(f"no split {split!r}", where=f"task {self.task.name!r}", fix="name a split the task has")
+        return table.batch(torch.arange(min(len(table), limit or len(table))))
+
+    def outputs(self, subject: Subject, split: str, pipeline: str) -> Outputs:
+        """Outputs of a subject on a whole split, computed once."""
+        key = (subject.name, split, pipeline)
+        if key not in self._outputs:
+            self._outputs[key] = self.run(subject, self.batch(split, pipeline))
+        return self._outputs[key]
+
+    def run(self, subject: Subject, batch: Batch) -> Outputs:
+        """Outputs of a subject on a batch of any size, in pieces, without gradients."""
+        n = batch_size(batch)
+        with torch.no_grad():
+            parts = [
+                self.task.forward(subject.run, tree_map(lambda t, a=start: t[a : a + BATCH], batch))
+                for start in range(0, n, BATCH)
+            ]
+        return tree_map(lambda *pieces: torch.cat(pieces), *parts)
+
+    # --- making measurements ---
+
+    def metrics(self, over: str) -> tuple[Metric, ...]:
+        """The task's metrics per sample or per sequence."""
+        return tuple(metric for metric in self.task.metrics if metric.over == over)
+
+    def values(self, metric: Metric | Drift, arguments: tuple[Outputs, ...], batch: Batch) -> tuple[Tensor, np.ndarray]:
+        """Values (n,) and integer group codes (n,) of a metric or drift, one per sample or per sequence."""
+        codes, compute = self.groups(batch), cast(Callable[..., Tensor], metric.compute)
+        if metric.over == "sample":
+            return compute(*arguments, batch).detach().double(), codes
+        pieces = []
+        for members in _runs(codes):
+            part = [tree_map(lambda t, m=members: t[m], nest) for nest in (*arguments, batch)]
+            pieces.append(compute(*part).detach().double().reshape(()))
+        return torch.stack(pieces), np.arange(len(pieces))
+
+    def groups(self, batch: Batch) -> np.ndarray:
+        """Integer group codes (n,): samples of one recording share a code."""
+        if self.task.group is None:
+            return np.arange(batch_size(batch))
+        seen: dict[Any, int] = {}
+        return np.array([seen.setdefault(key, len(seen)) for key in self.task.group(batch)], dtype=np.int64)
+
+    def measurement(self, *, probe: str, subject: Subject, preprocessing: str, split: str, metric: str, unit: str,
+                    better: Better, values: Tensor | np.ndarray, groups: np.ndarray, condition: str = "",
+                    flags: Sequence[str] = (), series: Mapping[str, np.ndarray] | None = None,
+                    pictures: Sequence[Picture] = ()) -> Measurement:  # fmt: skip
+        """A measurement of this bench's weights; NaN samples are left out and flagged as ``undefined_samples``."""
+        array = np.asarray(values, dtype=np.float64)
+        defined = ~np.isnan(array)
+        doubts = tuple(flags) + (() if defined.all() else ("undefined_samples",))
+        row = Row(
+            study=self.label.study,
+            recipe=self.label.recipe,
+            init_seed=self.label.init_seed,
+            order_seed=self.label.order_seed,
+            weights=self.label.weights,
+            preprocessing=preprocessing,
+            backend=subject.backend,
+            precision=subject.precision,
+            executed=subject.executed,
+            probe=probe,
+            condition=condition,
+            split=split,
+            metric=metric,
+            unit=unit,
+            better=better,
+            value=float(array[defined].mean()) if defined.any() else float("nan"),
+            n=int(defined.sum()),
+            groups=len(np.unique(groups[defined])),
+            flags=doubts,
+        )
+        return Measurement(row=row, values=array, groups=groups, series=series or {}, pictures=tuple(pictures))
+
+
+def batch_size(batch: Batch) -> int:
+    """Number of samples of a batch."""
+    from torch.utils._pytree import tree_leaves
+
+    return len(next(leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)))
+
+
+def _runs(codes: np.ndarray) -> Iterator[Tensor]:
+    """Indices of every group in the order in which the groups appear."""
+    for code in np.unique(codes):
+        yield torch.from_numpy(np.flatnonzero(codes == code))

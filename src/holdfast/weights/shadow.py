@@ -1,0 +1,155 @@
+"""The running copy behind every average inside the loop: fp32 or wider, fused, shard by shard, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.core.errors import InputError
+from holdfast.weights.sharded import local, place_like, reshard
+from holdfast.weights.tree import Entry, averaged, check_alike, count_kinds, entries, unwrap
+
+__all__ = ["Shadow"]
+
+_CHUNK = 1 << 18
+"""Elements converted at a time where the model is narrower than the shadow: the scratch stays in the L2 cache."""
+
+
+class Shadow:
+    """A copy of a model's state that moves towards it: ``shadow <- shadow + weight (theta - shadow)``.
+
+    Parameters, float buffers and BatchNorm statistics are averaged, in fp32 where the model is narrower and in the
+    model's own dtype otherwise; integers and booleans are copied from the last model seen; tied weights are kept
+    once. Under FSDP2 every rank averages its own shard: no communication, no gathered copy.
+
+    Args:
+        model: the model, wrapped or not; it should stand on its final device.
+
+    Raises:
+        InputError: a model without any state.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._follow(model)
+        self._scratch = torch.empty(0)
+        self._means = [_wide(local(tensor)) for tensor in _tensors(self._moving)]
+        self._counters = [local(tensor).detach().clone() for tensor in _tensors(self._copied)]
+
+    def _follow(self, model: nn.Module) -> None:
+        self._model = unwrap(model)
+        reshard(self._model)
+        self._entries = entries(self._model)
+        if not self._entries:
+            raise InputError("the model has neither parameters nor buffers", where="average", fix="nothing to average")
+        single = [entry for entry in self._entries if entry.tied_to is None]
+        self._moving = [entry for entry in single if averaged(entry.tensor())]
+        self._copied = [entry for entry in single if not averaged(entry.tensor())]
+
+    @torch.no_grad()
+    def pull(self, model: nn.Module, weight: float) -> None:
+        """Move the shadow towards ``model`` by ``weight``, 1 meaning all the way.
+
+        Raises:
+            InputError: another architecture, another device or another sharding than at the start.
+        """
+        if unwrap(model) is not self._model:
+            self._change_model(model)
+        reshard(self._model)
+        values = self._values(self._moving, self._means)
+        plain = [k for k, value in enumerate(values) if value.dtype == self._means[k].dtype]
+        if len(plain) == len(values):
+            torch._foreach_lerp_(self._means, values, weight)
+        else:
+            if plain:
+                torch._foreach_lerp_([self._means[k] for k in plain], [values[k] for k in plain], weight)
+            for mean, value in zip(self._means, values, strict=True):
+                if value.dtype != mean.dtype:
+                    self._lerp_narrow(mean, value, weight)
+        if self._copied:
+            torch._foreach_copy_(self._counters, self._values(self._copied, self._counters))
+
+    def _change_model(self, model: nn.Module) -> None:
+        before = [(entry.name, entry.tied_to) for entry in self._entries]
+        self._follow(model)
+        if [(entry.name, entry.tied_to) for entry in self._entries] != before:
+            raise InputError("the model has other entries than at the start", where="average", fix="start a new one")
+
+    def _values(self, found: Sequence[Entry], kept: Sequence[Tensor]) -> list[Tensor]:
+        values = [local(tensor) for tensor in _tensors(found)]
+        for entry, value, mine in zip(found, values, kept, strict=True):
+            if value.shape != mine.shape or value.device != mine.device:
+                raise InputError(
+                    f"{entry.name} is {tuple(value.shape)} on {value.device}, at the start it was "
+                    f"{tuple(mine.shape)} on {mine.device}",
+                    where="average",
+                    fix="start the average after the model has its device and its sharding",
+                )
+        return values
+
+    def _lerp_narrow(self, mean: Tensor, value: Tensor, weight: float) -> None:
+        if mean.device.type != "cpu" or not (mean.is_contiguous() and value.is_contiguous()):
+            mean.lerp_(value.to(mean.dtype), weight)
+            return
+        if self._scratch.dtype != mean.dtype or not self._scratch.numel():
+            self._scratch = torch.empty(_CHUNK, dtype=mean.dtype)
+        for target, piece in zip(_pieces(mean), _pieces(value), strict=True):
+            wide = self._scratch if piece.numel() == _CHUNK else self._scratch[: piece.numel()]
+            target.lerp_(wide.copy_(piece), weight)
+
+    @torch.no_grad()
+    def weights(self) -> dict[str, Tensor]:
+        """The state dict of the average in the model's dtypes and sharding; shares memory with nothing."""
+        kept = {entry.name: tensor for entry, tensor in self._kept()}
+        state: dict[str, Tensor] = {}
+        for entry in self._entries:
+            live = entry.tensor()
+            if entry.tied_to:
+                state[entry.name] = state[entry.tied_to]
+            else:
+                state[entry.name] = place_like(kept[entry.name].to(live.dtype, copy=True), live)
+        extras = {k: v for k, v in self._model.state_dict().items() if k not in state}
+        return {**state, **extras}
+
+    def record(self) -> dict[str, Any]:
+        """How many entries of each class there are and what was done to them, for a file's metadata."""
+        return {
+            "entries": count_kinds(self._entries),
+            "averaged": "parameters, float buffers and BatchNorm statistics, in fp32 or wider",
+            "copied": "integers and booleans, from the last model",
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The shadow by name, as this rank holds it; a copy."""
+        return {entry.name: tensor.clone() for entry, tensor in self._kept()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` gave.
+
+        Raises:
+            InputError: entries that differ, in a table.
+        """
+        kept = {entry.name: tensor for entry, tensor in self._kept()}
+        check_alike({"this average": kept, "the saved one": state})
+        for name, tensor in kept.items():
+            tensor.copy_(state[name])
+
+    def _kept(self) -> list[tuple[Entry, Tensor]]:
+        return [*zip(self._moving, self._means, strict=True), *zip(self._copied, self._counters, strict=True)]
+
+
+def _tensors(found: Sequence[Entry]) -> list[Tensor]:
+    return [entry.tensor() for entry in found]
+
+
+def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(tensor.view(-1), _CHUNK)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """A detached copy, at least fp32: a bf16 average stops moving once ``weight * gap`` falls below half a bit."""
+    narrow = tensor.is_floating_point() and tensor.itemsize < 4
+    return tensor.detach().to(torch.float32 if narrow else tensor.dtype, copy=True)

@@ -1,0 +1,143 @@
+"""Run a study: what is finished is kept, what is missing is done, then select, check the gates and report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast.core.config import Study
+from holdfast.core.errors import HoldfastError, NonFiniteError
+from holdfast.core.fingerprint import environment
+from holdfast.core.progress import Progress
+from holdfast.core.store import RunFolder
+from holdfast.study import jobs as work
+from holdfast.study.conclude import Outcome, conclude
+from holdfast.study.plan import MeasureCell, Plan, TableCell, TrainCell
+from holdfast.study.workers import Failure, Job, run_jobs
+
+__all__ = ["Outcome", "run_study"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Running:
+    """A study on its way: everything the steps below share."""
+
+    context: work.Context
+    plan: Plan
+    folder: RunFolder
+    workers: int
+    progress: Progress
+
+
+def run_study(study: Study, *, base: Path, out: Path, workers: int = 2, quiet: bool = False) -> Outcome:
+    """Run a study to its report; the same call after an interruption does only what is missing.
+
+    Args:
+        study: the study.
+        base: folder to which a task file is relative.
+        out: run folder; made when missing.
+        workers: single-thread worker processes.
+        quiet: no progress.
+
+    Raises:
+        InputError: the task, its data or the recipes are wrong, or the run folder cannot be used.
+        HoldfastError: a worker process died.
+    """
+    context = work.Context(study=study, base=base.resolve(), out=out.resolve())
+    with RunFolder(context.out) as folder, Progress(quiet=quiet) as progress:
+        plan = context.plan()
+        folder.put_json("study.json", study.model_dump(mode="json"))
+        folder.put_json("provenance.json", environment())
+        running = _Running(context=context, plan=plan, folder=folder, workers=workers, progress=progress)
+        _compute(running)
+        outcome = conclude(context, plan, folder, shows=_showcase(running), workers=workers)
+        _say_stale(running)
+    return outcome
+
+
+def _compute(running: _Running) -> None:
+    """Do every job that is missing and commit what comes back."""
+    for job, result in run_jobs(list(_missing(running)), workers=running.workers, progress=running.progress):
+        cell = job.arguments[1]
+        if isinstance(result, Failure):
+            _settle_failure(running, cell, result)
+        elif not isinstance(cell, TableCell):
+            running.folder.commit(cell.key, result, {"name": cell.name})
+
+
+def _settle_failure(running: _Running, cell: Any, failure: Failure) -> None:
+    """A diverged training is a result; a probe that crashed is one too; a wrong table or recipe stops the study."""
+    if failure.skipped:
+        return
+    if isinstance(failure.error, NonFiniteError) or isinstance(cell, MeasureCell):
+        running.folder.fail(cell.key, failure.reason, {"name": cell.name, "trace": failure.trace})
+        running.progress.say(f"{cell.name} failed: {failure.reason}")
+        return
+    if failure.error is not None:
+        raise failure.error
+    raise HoldfastError(failure.reason, where=cell.name, fix="see the traceback with --debug") from RuntimeError(
+        failure.trace
+    )
+
+
+def _missing(running: _Running) -> Iterator[Job]:
+    """Jobs for every cell without rows, and for the tables and weights those need."""
+    context, plan, folder = running.context, running.plan, running.folder
+    measures = [cell for cell in plan.measurements if not folder.finished(cell.key)]
+    needing_weights = {cell.training.key for cell in measures}
+    trainings = [cell for cell in plan.trainings if _must_train(running, cell, needing_weights)]
+    if not measures and not trainings:
+        return
+    tables = [cell for cell in plan.tables if not _complete(context, cell)]
+    for table in tables:
+        yield Job(name=table.name, call=work.make_tables, arguments=(context, table), units=table.length)
+    needs = frozenset(cell.name for cell in tables)
+    for training in trainings:
+        yield Job(name=training.name, call=work.run_training, arguments=(context, training), needs=needs,
+                  units=_steps(context, plan, training))  # fmt: skip
+    for cell in measures:
+        units = 1 + len(context.study.recipes[cell.training.recipe].averages)
+        if cell.training.key not in folder.failures():
+            yield Job(name=cell.name, call=work.run_probe, arguments=(context, cell),
+                      needs=needs | {cell.training.name}, units=units)  # fmt: skip
+
+
+def _must_train(running: _Running, cell: TrainCell, needing_weights: set[str]) -> bool:
+    if cell.key in running.folder.failures():
+        return False
+    weights = work.weights_path(running.context.out, cell, "last")
+    return not running.folder.finished(cell.key) or (cell.key in needing_weights and not weights.exists())
+
+
+def _complete(context: work.Context, cell: TableCell) -> bool:
+    return all((context.table_folder(key) / "columns.json").exists() for key in cell.keys.values())
+
+
+def _steps(context: work.Context, plan: Plan, cell: TrainCell) -> int:
+    training = context.study.training_of(cell.recipe)
+    length = next(table.length for table in plan.tables if table.split == "train")
+    return max(1, length // training.batch_size * training.epochs)
+
+
+def _showcase(running: _Running) -> Any:
+    """Draw the given trainings in workers; trainings whose weights are gone are left out."""
+
+    def show(cells: Sequence[tuple[TrainCell, str]], frames: Sequence[int]) -> list[work.Showcase]:
+        there = [(c, w) for c, w in cells if work.weights_path(running.context.out, c, w).exists()]
+        jobs = [
+            Job(name=f"pictures {cell.recipe}", call=work.run_showcase,
+                arguments=(running.context, cell, weights, tuple(frames)))
+            for cell, weights in there
+        ]  # fmt: skip
+        results = [result for _, result in run_jobs(jobs, workers=running.workers, progress=running.progress)]
+        return [result for result in results if not isinstance(result, Failure)]
+
+    return show
+
+
+def _say_stale(running: _Running) -> None:
+    stale = len(running.folder.rows()) - len(running.folder.rows(running.plan.keys()))
+    if stale:
+        running.progress.say(f"{stale} rows of earlier settings are kept in rows.jsonl but not used")

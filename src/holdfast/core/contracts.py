@@ -285,12 +285,24 @@ class RunningAverage(Protocol):
 
 
 class Attack(Protocol):
-    """The inner step of an attack, wrapped by `holdfast.attacks.seal.perturb`, which owns every promise."""
+    """The inner step of an attack, wrapped by `holdfast.attacks.seal.perturb`, which owns every promise.
 
-    eps: float
+    A frozen dataclass of hyper-parameters; ``eps`` is counted in units of the leaf.
+    """
+
+    @property
+    def eps(self) -> Any:
+        """The budget: a number, one per channel, a tensor (B,), or any of these by leaf path."""
+
+    @property
+    def norm(self) -> Literal["linf", "l2"]:
+        """In which norm the budget is counted."""
 
     def craft(self, loss: Callable[[Tensor], Tensor], x: Tensor, ball: Any, generator: Generator) -> Tensor:
         """A perturbed ``x`` that maximises the per-sample ``loss``; ``ball`` is a `holdfast.attacks.seal.Ball`."""
+
+    def passes(self) -> tuple[float, float]:
+        """Forward and backward passes; a backward to the input alone counts as half."""
 
 
 # --- deployment -----------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class Leaf:
 
     def stored(self, physical: float, x: Tensor) -> Tensor:
         """Stored value of a physical one, broadcastable against ``x``."""
-        return (physical - self._along_channels(self.mean, x)) / self._along_channels(self.std, x)
+        return (physical - self.along_channels(self.mean, x)) / self.along_channels(self.std, x)
 
     def budget(self, eps: float | Tensor, x: Tensor) -> Tensor:
         """Size of ``eps`` units in stored values, broadcastable against ``x``.
@@ -48,7 +48,7 @@ class Leaf:
         """
         if hasattr(eps, "view"):
             eps = eps.view(-1, *([1] * (x.ndim - 1))).to(x)
-        return eps * self.unit / self._along_channels(self.std, x)
+        return eps * self.unit / self.along_channels(self.std, x)
 
     def clip(self, x: Tensor) -> Tensor:
         """``x`` limited to the valid range, as a new tensor."""
@@ -74,12 +74,16 @@ class Leaf:
                 fix="declare mean/std if the input is normalised, or low/high if its range differs",
             )
 
-    def _along_channels(self, value: float | tuple[float, ...], x: Tensor) -> Tensor:
+    def along_channels(self, value: float | tuple[float, ...], x: Tensor) -> Tensor:
+        """A number, or one per channel, as a tensor broadcastable against ``x``; no device is waited for."""
         if not isinstance(value, tuple):
-            return x.new_tensor(value)
+            return x.new_full((), value)
+        filled = x.new_empty(len(value))
+        for i, number in enumerate(value):
+            filled[i].fill_(number)
         shape = [1] * x.ndim
         shape[self.channel_dim] = len(value)
-        return x.new_tensor(value).view(shape)
+        return filled.view(shape)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,171 @@
+"""What every attack promises, kept in one place: the budget, the valid range, and a model left as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, TypeAlias, overload
+
+import torch
+from torch import Generator, Tensor, nn
+
+from holdfast.attacks.geometry import Ball, Budget, Norm
+from holdfast.core.contracts import Attack
+from holdfast.core.errors import InputError, NoEffectError
+from holdfast.core.space import Leaf
+
+__all__ = ["BNDuringAttack", "Ball", "Budget", "Norm", "crafting", "input_gradient", "perturb"]
+
+BNDuringAttack: TypeAlias = Literal["eval", "train", "frozen"]
+
+
+@overload
+def perturb(
+    attack: Attack, loss: Callable[[Tensor], Tensor], x: Tensor, leaf: Leaf, generator: Generator,
+    model: nn.Module | None = ..., bn_during_attack: BNDuringAttack = ..., report: dict[str, Tensor] | None = ...,
+) -> Tensor: ...  # fmt: skip
+@overload
+def perturb(
+    attack: Attack, loss: Callable[[dict[str, Tensor]], Tensor], x: Mapping[str, Tensor], leaf: Mapping[str, Leaf],
+    generator: Generator, model: nn.Module | None = ..., bn_during_attack: BNDuringAttack = ...,
+    report: dict[str, Tensor] | None = ...,
+) -> dict[str, Tensor]: ...  # fmt: skip
+def perturb(attack: Attack, loss: Callable[[Any], Tensor], x: Any, leaf: Any, generator: Generator,
+            model: nn.Module | None = None, bn_during_attack: BNDuringAttack = "eval",
+            report: dict[str, Tensor] | None = None) -> Any:  # fmt: skip
+    """Adversarial inputs within the attack's budget; the only way in which holdfast calls an attack.
+
+    Promises, whatever ``attack.craft`` does: the result lies in the `Ball`, shares no memory with ``x`` and carries
+    no graph; ``x`` is unchanged; parameters have no new gradient, and none is computed; modes and buffers (BatchNorm
+    statistics) of ``model`` are as before; ``eps`` 0 returns equal values. Nothing in here waits for the device.
+
+    Args:
+        attack: a plug-in of ``attacks/``.
+        loss: ``x -> Tensor (B,)``, the loss to raise; called with a dict when ``x`` is a dict. A scalar is accepted
+            by attacks that need only its gradient.
+        x: float (B, ...), or such tensors by path, perturbed jointly.
+        leaf: the declaration of ``x``, or one for each path.
+        generator: of every random draw.
+        model: the module inside ``loss``, whose mode is set while crafting; None leaves modes alone.
+        bn_during_attack: ``"eval"`` (default) crafts on the model as it is deployed; ``"train"`` with batch
+            statistics and dropout as in training; ``"frozen"`` in training mode with normalisation in eval mode.
+        report: receives ``zero_gradient``, an int tensor (): samples whose first gradient was zero or not finite.
+
+    Raises:
+        NoEffectError: the loss does not depend on ``x``.
+        InputError: a negative budget, an integer tensor, leaves without a batch dimension in common.
+    """
+    if not isinstance(x, Mapping):
+        ball = Ball.around(x, eps=attack.eps, norm=attack.norm, leaf=leaf)
+        return _craft(attack, loss, ball, generator, model, bn_during_attack, report)
+    balls = {
+        path: Ball.around(value, eps=_budget_of(attack.eps, path), norm=attack.norm, leaf=leaf[path])
+        for path, value in x.items()
+    }
+    if len({len(ball.x) for ball in balls.values()}) != 1:
+        sizes = {path: tuple(ball.x.shape) for path, ball in balls.items()}
+        raise InputError(f"leaves {sizes} do not share a batch dimension", where="attack")
+    crafted = _craft(attack, lambda z: loss(_split(z, balls)), Ball.joined(list(balls.values())), generator,
+                     model, bn_during_attack, report)  # fmt: skip
+    return _split(crafted, balls)
+
+
+def _craft(
+    attack: Attack, loss: Callable[[Tensor], Tensor], ball: Ball, generator: Generator, model: nn.Module | None,
+    bn_during_attack: BNDuringAttack, report: dict[str, Tensor] | None,
+) -> Tensor:  # fmt: skip
+    watched = loss if report is None else _watch(loss, report)
+    with torch.enable_grad(), nullcontext() if model is None else crafting(model, bn_during_attack):
+        crafted = attack.craft(watched, ball.x.clone(), ball, generator).detach()
+    with torch.no_grad():
+        # A gradient that overflowed must not cost the promise; the report and the loss show it.
+        return ball.project(torch.where(crafted.isfinite(), crafted, ball.x))
+
+
+def _budget_of(eps: Any, path: str) -> Any:
+    if isinstance(eps, Mapping) and path not in eps:
+        raise InputError(f"eps has no budget for leaf {path!r}", where="attack", fix=f"add it to {sorted(eps)}")
+    return eps[path] if isinstance(eps, Mapping) else eps
+
+
+def _split(z: Tensor, balls: Mapping[str, Ball]) -> dict[str, Tensor]:
+    """The leaves of a joint tensor (B, n), shaped as they were."""
+    parts = torch.split(z, [ball.x[0].numel() for ball in balls.values()], dim=1)
+    return {
+        path: part.reshape(ball.x.shape).to(ball.x.dtype)
+        for part, (path, ball) in zip(parts, balls.items(), strict=True)
+    }
+
+
+def _watch(loss: Callable[[Tensor], Tensor], report: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
+    """``loss`` with an eye on the first gradient that flows back to its input."""
+
+    def record(gradient: Tensor) -> None:
+        if "zero_gradient" not in report:
+            size = gradient.detach().abs().flatten(1).amax(dim=1)
+            report["zero_gradient"] = (~((size > 0) & size.isfinite())).sum()
+
+    def watched(z: Tensor) -> Tensor:
+        if z.requires_grad:
+            z.register_hook(record)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return loss(z)
+
+    report.pop("zero_gradient", None)
+    return watched
+
+
+def input_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Gradient of the summed loss with respect to ``x`` alone; no weight gradient is computed.
+
+    Raises:
+        NoEffectError: the loss does not depend on ``x``.
+    """
+    x = x.detach().requires_grad_()
+    total = loss(x).sum()
+    gradient = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
+    if gradient is None:
+        raise NoEffectError("the loss does not depend on the attacked tensor", where="attack",
+                            fix="attack a leaf that the model reads, and do not detach it on the way")  # fmt: skip
+    return gradient
+
+
+@contextmanager
+def crafting(model: nn.Module, bn_during_attack: BNDuringAttack = "eval") -> Iterator[None]:
+    """``model`` frozen and in the mode for crafting; modes, buffers and ``requires_grad`` come back as they were."""
+    if bn_during_attack not in ("eval", "train", "frozen"):
+        raise InputError(f"unknown bn_during_attack {bn_during_attack!r}", fix="use 'eval', 'train' or 'frozen'")
+    modes = [(module, module.training) for module in model.modules()]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    buffers = [] if bn_during_attack == "eval" else _replace_buffers(model)
+    try:
+        for module, training in modes:
+            # Set directly: an overridden train() may do more than change the mode, e.g. merge weights.
+            module.training = training and _trains(module, bn_during_attack)
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        for module, training in modes:
+            module.training = training
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer
+
+
+def _trains(module: nn.Module, bn_during_attack: BNDuringAttack) -> bool:
+    if bn_during_attack == "eval":
+        # cuDNN has no backward for a recurrent layer in eval mode; without dropout the two modes agree.
+        return isinstance(module, nn.RNNBase) and module.dropout == 0
+    return bn_during_attack == "train" or not isinstance(module, nn.modules.batchnorm._NormBase)
+
+
+def _replace_buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+    """Put copies in the place of all buffers; copying back would break graphs that are still to be differentiated."""
+    originals = []
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                originals.append((module, name, buffer))
+                module._buffers[name] = buffer.clone()
+    return originals

@@ -43,7 +43,7 @@ def make_table(n: int = 70) -> Table:
     return Table({"x": x, "y": x.sum(dim=1)})
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -90,9 +90,9 @@ def test_resumes_to_the_same_bits(tmp_path: Path, killed_at: int) -> None:
         nonlocal count
         count += steps
         if count >= killed_at:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(TASK, Objective(TASK, seed=2), make_run(tmp_path / "cut", advance=advance))
     resumed, _ = train(TASK, Objective(TASK, seed=2), make_run(tmp_path / "cut"))
     assert set(resumed) == {"init", "last", "ema"}

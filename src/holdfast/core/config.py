@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from holdfast.core.errors import InputError
+from holdfast.core.errors import InputError, nearest
 
 __all__ = [
     "Gate",
@@ -333,9 +332,7 @@ def _validate(model: type[ModelT], raw: Mapping[str, Any], *, where: str) -> Mod
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            valid = _valid_keys(model, first["loc"][:-1])
-            near = difflib.get_close_matches(str(first["loc"][-1]), valid, n=1)
-            fix = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(sorted(valid))}"
+            fix = nearest(str(first["loc"][-1]), _valid_keys(model, first["loc"][:-1]))
             raise InputError(f"unknown key {place!r}", where=where, fix=fix) from None
         message = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{place}: {message}" if place else message, where=where) from None

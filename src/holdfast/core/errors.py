@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["BackendError", "ClashError", "HoldfastError", "InputError", "NoEffectError", "NonFiniteError"]
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["BackendError", "ClashError", "HoldfastError", "InputError", "NoEffectError", "NonFiniteError", "nearest"]
 
 
 class HoldfastError(Exception):
@@ -51,3 +54,10 @@ class NonFiniteError(HoldfastError):
 
 class BackendError(HoldfastError):
     """A deployment back-end could not prepare, load or run a model."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The ``fix`` for a wrong name: the valid one that looks most like it, or all of them."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(str(name), valid, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"one of: {', '.join(valid) or 'none'}"

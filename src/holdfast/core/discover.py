@@ -1,0 +1,261 @@
+"""Plug-ins and tasks by name: a file of a plug-in folder is found by parsing, and imported only when it is used."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeGuard
+
+from holdfast.core.contracts import Task
+from holdfast.core.errors import InputError, nearest
+from holdfast.core.options import call
+
+__all__ = ["KINDS", "PlugIn", "build", "describe", "load", "load_task", "names", "plugin_module", "task_roots"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Where the plug-ins of a kind stand, and what tells them from the other files of the folder.
+
+    Args:
+        package: the package in whose folder they stand.
+        contract: names of which the class must define all of one set; empty: a function will do.
+    """
+
+    package: str
+    contract: tuple[frozenset[str], ...] = ()
+
+
+def _class_with(*alternatives: str) -> tuple[frozenset[str], ...]:
+    return tuple(frozenset(names.split()) for names in alternatives)
+
+
+KINDS = {
+    "task": Kind("holdfast.tasks"),
+    "method": Kind("holdfast.methods", _class_with("rewrite", "delta")),
+    "surgery": Kind("holdfast.surgery", _class_with("apply")),
+    "average": Kind("holdfast.weights", _class_with("start")),
+    "attack": Kind("holdfast.attacks", _class_with("craft")),
+    "probe": Kind("holdfast.probes", _class_with("needs run")),
+    "backend": Kind("holdfast.deploy.backends", _class_with("prepare")),
+    "integration": Kind("holdfast.integrations"),
+}
+"""Packages of other authors add plug-ins as entry points of the group ``holdfast.<kind>``."""
+
+
+# --- plug-ins -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlugIn:
+    """Where a plug-in stands; finding it imported nothing.
+
+    Args:
+        name: as it stands in study files.
+        kind: a key of `KINDS`.
+        summary: first line of its docstring.
+        module: the module to import.
+        attribute: the class or function in it.
+        path: its file, None when only its package knows.
+    """
+
+    name: str
+    kind: str
+    summary: str
+    module: str
+    attribute: str
+    path: Path | None
+
+
+def describe(kind: str) -> list[PlugIn]:
+    """All plug-ins of a kind by name, those of other packages included; a built-in one wins over its namesake."""
+    found = {plug_in.name: plug_in for plug_in in (*_outside(kind), *_inside(kind))}
+    return [found[name] for name in sorted(found)]
+
+
+def names(kind: str) -> list[str]:
+    """Names of all plug-ins of a kind."""
+    return [plug_in.name for plug_in in describe(kind)]
+
+
+def load(kind: str, name: str) -> Any:
+    """Import a plug-in's class or function.
+
+    Raises:
+        InputError: no plug-in of that name, naming the nearest.
+    """
+    plug_in = _find(kind, name)
+    return getattr(importlib.import_module(plug_in.module), plug_in.attribute)
+
+
+def plugin_module(kind: str, name: str) -> str:
+    """Name of the module in which a plug-in stands; see `load`."""
+    return _find(kind, name).module
+
+
+def build(kind: str, spec: str | Mapping[str, Any]) -> Any:
+    """A plug-in from what stands in a study file: a name, or a name and its options.
+
+    An option that is itself a plug-in (its annotation is a contract such as `Attack`) is built the same way.
+
+    Args:
+        kind: a key of `KINDS`.
+        spec: ``"fgsm"`` or ``{"fgsm": {"eps": 0.5}}``.
+
+    Raises:
+        InputError: an unknown plug-in or option (naming the nearest), or a value of the wrong type.
+    """
+    if isinstance(spec, Mapping):
+        if len(spec) != 1:
+            raise InputError(f"one name with its options is needed, not {list(spec)}", where=kind)
+        name, options = next(iter(spec.items()))
+    else:
+        name, options = spec, {}
+    return call(load(kind, name), options or {}, where=f"{kind} {name!r}", build=build)
+
+
+def _find(kind: str, name: str) -> PlugIn:
+    found = {plug_in.name: plug_in for plug_in in describe(kind)}
+    if name not in found:
+        raise InputError(f"no {kind} {name!r}", fix=nearest(name, found))
+    return found[name]
+
+
+def _inside(kind: str) -> Iterator[PlugIn]:
+    package = KINDS[kind].package
+    folders = importlib.import_module(package).__path__
+    for path in sorted(path for folder in folders for path in Path(folder).glob("[a-z]*.py")):
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+        for node in tree.body:
+            if _bears_name(node, path.stem) and _fulfils(node, KINDS[kind].contract):
+                text = ast.get_docstring(tree) or ast.get_docstring(node) or ""
+                yield PlugIn(name=path.stem, kind=kind, summary=text.partition("\n")[0],
+                             module=f"{package}.{path.stem}", attribute=node.name, path=path)  # fmt: skip
+
+
+def _bears_name(node: ast.stmt, stem: str) -> TypeGuard[ast.ClassDef | ast.FunctionDef]:
+    if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name.startswith("_"):
+        return False
+    return node.name.replace("_", "").lower() == stem.replace("_", "").lower()
+
+
+def _fulfils(node: ast.ClassDef | ast.FunctionDef, contract: tuple[frozenset[str], ...]) -> bool:
+    methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+    fields = {ast.unparse(item.target) for item in node.body if isinstance(item, ast.AnnAssign)}
+    return not contract or (isinstance(node, ast.ClassDef) and any(names <= methods | fields for names in contract))
+
+
+def _outside(kind: str) -> Iterator[PlugIn]:
+    for point in entry_points(group=f"holdfast.{kind}"):
+        yield PlugIn(
+            name=point.name, kind=kind, summary=f"from the package {point.dist.name if point.dist else '?'}",
+            module=point.module, attribute=point.attr, path=None,
+        )  # fmt: skip
+
+
+# --- tasks ----------------------------------------------------------------------------------------------
+
+
+def load_task(spec: str, options: Mapping[str, Any] | None = None, *, base: Path) -> Task:
+    """The task of a study. A task file is executed: load only what you trust.
+
+    Args:
+        spec: a built-in name, ``path/to/file.py:name`` or ``package.module:name``; ``name`` is a `Task` or a
+            function that returns one.
+        options: keyword arguments of that function.
+        base: folder to which a path is relative.
+
+    Raises:
+        InputError: no such file, module or name (naming the nearest), a file that fails, or something else than a
+            task.
+    """
+    if ":" not in spec:
+        if spec.endswith(".py"):
+            raise InputError("which task of the file?", where=spec, fix=f"write {spec}:name")
+        return _as_task(load("task", spec), options or {}, f"task {spec!r}")
+    place, _, attribute = spec.rpartition(":")
+    module = _load_file(base / place) if place.endswith(".py") else _load_module(place, base)
+    if not hasattr(module, attribute):
+        public = [name for name in vars(module) if not name.startswith("_")]
+        raise InputError(f"has no {attribute!r}", where=place, fix=nearest(attribute, public))
+    return _as_task(getattr(module, attribute), options or {}, f"task {spec!r}")
+
+
+def task_roots(spec: str, *, base: Path) -> list[str | Path]:
+    """Where the source of a task begins: a module name for a built-in task, else a file; see `source_hash`."""
+    if ":" not in spec:
+        return [plugin_module("task", spec)]
+    place = spec.rpartition(":")[0]
+    file = base / place if place.endswith(".py") else _load_module(place, base).__file__
+    return [Path(file)] if file else []
+
+
+def _as_task(found: Any, options: Mapping[str, Any], where: str) -> Task:
+    if isinstance(found, Task):
+        if options:
+            raise InputError(f"takes no options, got {sorted(options)}", where=where, fix="remove task_options")
+        return found
+    task = call(found, options, where=where, build=build) if callable(found) else found
+    if not isinstance(task, Task):
+        raise InputError(f"is a {type(task).__name__}, not a Task", where=where, fix="return holdfast.Task(...)")
+    return task
+
+
+def _load_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    if not path.is_file():
+        raise InputError("no such task file", where=str(path), fix="paths are relative to the study file")
+    # The name depends on the path alone, so worker processes that load the file can unpickle what it defines.
+    name = f"holdfast_task_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    _import_from(path.parent)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise _failed(error, path) from error
+    return module
+
+
+def _load_module(name: str, base: Path) -> ModuleType:
+    _import_from(base)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise _failed(error, name) from error
+        raise InputError(
+            f"no module {error.name!r}", where=f"task {name!r}", fix="install it, or give file.py:name"
+        ) from None
+    except Exception as error:
+        raise _failed(error, name) from error
+
+
+def _failed(error: Exception, where: Path | str) -> InputError:
+    """What went wrong while a task's module was executed, with the last line of it that was reached."""
+    line, trace = "", error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(where):
+            line = f", line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return InputError(f"{type(error).__name__}: {error}", where=f"{where}{line}", fix="--debug shows the whole trace")
+
+
+def _import_from(folder: Path) -> None:
+    """Let a task import the files beside it, as a script may."""
+    if str(folder.resolve()) not in sys.path:
+        sys.path.insert(0, str(folder.resolve()))

@@ -65,8 +65,11 @@ def perturb(attack: Attack, loss: Callable[[Any], Tensor], x: Any, leaf: Any, ge
     if len({len(ball.x) for ball in balls.values()}) != 1:
         sizes = {path: tuple(ball.x.shape) for path, ball in balls.items()}
         raise InputError(f"leaves {sizes} do not share a batch dimension", where="attack")
-    crafted = _craft(attack, lambda z: loss(_split(z, balls)), Ball.joined(list(balls.values())), generator,
-                     model, bn_during_attack, report)  # fmt: skip
+    if len(balls) == 1:  # a joint tensor would cost a copy and the memory format
+        [(path, ball)] = balls.items()
+        return {path: _craft(attack, lambda z: loss({path: z}), ball, generator, model, bn_during_attack, report)}
+    joint = Ball.joined(list(balls.values()))
+    crafted = _craft(attack, lambda z: loss(_split(z, balls)), joint, generator, model, bn_during_attack, report)
     return _split(crafted, balls)
 
 

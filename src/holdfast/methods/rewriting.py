@@ -1,0 +1,93 @@
+"""What methods share: finding terms by name, splitting them, and attacking the views of a term."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from torch import Generator, Tensor
+
+from holdfast.attacks.seal import BNDuringAttack, perturb
+from holdfast.core.contracts import Attack, Batch, Outputs, Step, Term
+from holdfast.core.errors import ClashError, InputError, NoEffectError
+from holdfast.core.space import InputSpace, Leaf, get_leaf
+
+__all__ = ["Leaves", "attacked", "chosen_leaves", "rewritten", "split"]
+
+Leaves: TypeAlias = str | Sequence[str] | None
+"""Which leaves of the input space to act on: one path, several, or None for all."""
+
+
+def rewritten(
+    terms: Sequence[Term], on: Sequence[str], change: Callable[[Term], list[Term]], *, who: str
+) -> list[Term]:
+    """The terms with those named in ``on`` replaced by what ``change`` makes of them.
+
+    Raises:
+        NoEffectError: a name of ``on`` is not there; the method would silently do less than asked.
+        ClashError: a named term is crafted already, e.g. by an earlier attack.
+    """
+    present = {term.name: term for term in terms}
+    if missing := [name for name in on if name not in present]:
+        raise NoEffectError(f"no term named {', '.join(map(repr, missing))} among {sorted(present)}", where=who,
+                            fix="name a term in `on`, after the method that makes it")  # fmt: skip
+    if not on:
+        raise NoEffectError("`on` names no term", where=who, fix="use on=('clean',)")
+    for name in on:
+        if present[name].crafted:
+            raise ClashError(f"term {name!r} is crafted already", where=who, fix="let one method craft each term")
+    return [new for term in terms for new in (change(term) if term.name in on else [term])]
+
+
+def split(term: Term, views: tuple[Batch, ...], *, suffix: str, clean_weight: float, crafted: bool) -> list[Term]:
+    """``clean_weight`` of a term as it was and the rest with new views; the new one keeps the name if alone."""
+    new = replace(term, views=views, weight=(1.0 - clean_weight) * term.weight, crafted=crafted)
+    if clean_weight == 0:
+        return [new]
+    kept = replace(term, weight=clean_weight * term.weight)
+    return [kept, replace(new, name=f"{term.name}_{suffix}")]
+
+
+def chosen_leaves(space: InputSpace, leaf: Leaves, *, who: str) -> dict[str, Leaf]:
+    """The declarations of the leaves to act on.
+
+    Raises:
+        InputError: a leaf that the task does not declare.
+    """
+    wanted = list(space.leaves) if leaf is None else [leaf] if isinstance(leaf, str) else list(leaf)
+    if unknown := [path for path in wanted if path not in space.leaves]:
+        raise InputError(f"leaf {unknown[0]!r} is not in the task's input space", where=who,
+                         fix=f"one of {sorted(space.leaves)}")  # fmt: skip
+    return {path: space.leaves[path] for path in wanted}
+
+
+def attacked(
+    attack: Attack, loss: Callable[[tuple[Outputs, ...]], Tensor], views: tuple[Batch, ...], step: Step, *,
+    leaf: Leaves, bn_during_attack: BNDuringAttack, generator: Generator, who: str,
+    report: dict[str, Tensor] | None = None,
+) -> tuple[Batch, ...]:  # fmt: skip
+    """The views with their leaves perturbed, jointly, to raise ``loss`` of the outputs of all views."""
+    leaves = chosen_leaves(step.task.space, leaf, who=who)
+    clean = {f"{i}.{path}": get_leaf(view, path) for i, view in enumerate(views) for path in leaves}
+    declared = {key: leaves[_path(key)] for key in clean}
+
+    def filled(values: Mapping[str, Tensor]) -> tuple[Batch, ...]:
+        return tuple(InputSpace(declared).replace(views, values))
+
+    def loss_at(values: Mapping[str, Tensor]) -> Tensor:
+        return loss(tuple(step.task.forward(step.model, view) for view in filled(values)))
+
+    attack = _budgets_by_view(attack, clean)
+    return filled(perturb(attack, loss_at, clean, declared, generator, step.model, bn_during_attack, report))
+
+
+def _budgets_by_view(attack: Any, keys: Iterable[str]) -> Any:
+    """The attack with budgets that were given by leaf path given by view and leaf path."""
+    if not isinstance(attack.eps, Mapping):
+        return attack
+    return replace(attack, eps={key: attack.eps[_path(key)] for key in keys if _path(key) in attack.eps})
+
+
+def _path(key: str) -> str:
+    return key.partition(".")[2]

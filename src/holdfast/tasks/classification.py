@@ -1,0 +1,107 @@
+"""Classification of images: accuracy, likelihood and confidence, and decisions that flip between two subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
+
+from holdfast.core.contracts import Batch, Drift, Metric, Outputs, Picture, Pipeline, Task
+from holdfast.core.space import InputSpace
+from holdfast.tasks.ingredients import by_column, image_pipelines, image_space, require, rgb_frame
+
+__all__ = ["classification", "decision_margin", "total_variation"]
+
+
+def classification(
+    *, name: str = "classification", build_model: Callable[[], nn.Module] | None = None,
+    data: Callable[[str], Any] | None = None, pipelines: Mapping[str, Pipeline] | None = None,
+    space: InputSpace | None = None, image: str = "image", label: str = "label", group: str | None = None,
+    classes: Sequence[str] = (), fingerprint: str = "",
+) -> Task:  # fmt: skip
+    """A task whose model gives logits float (B, K) and whose batches hold one label int64 (B,) a sample.
+
+    Metrics: ``accuracy``, ``nll`` (nats) and ``margin`` (see `decision_margin`). Drifts: ``flipped``, the share of
+    decisions that differ, and ``total_variation`` of the predicted probabilities. A sample fails when it is
+    classified wrongly; the divergence is ``KL(reference || other)``.
+
+    Args:
+        name: name of the task.
+        build_model: builds the untrained model.
+        data: ``split -> dataset`` of dicts with an image uint8 (C, H, W) and a label; see `Task.data`.
+        pipelines: named preprocessing. Default: ``train``, grey levels to 0..1.
+        space: the input space. Default: the image, 0..1 in units of 1/255.
+        image: name of the image in the batch.
+        label: name of the label in the batch.
+        group: name in the batch of each sample's group, where samples are not independent.
+        classes: names for the report.
+        fingerprint: see `Task`.
+
+    Raises:
+        InputError: no model or no data.
+    """
+    require("classification", build_model=build_model, data=data)
+    assert build_model is not None
+    assert data is not None
+
+    def truth(batch: Batch) -> Tensor:
+        target: Tensor = batch[label]
+        return target.long()
+
+    def correct(outputs: Outputs, batch: Batch) -> Tensor:
+        right: Tensor = outputs.argmax(1) == truth(batch)
+        return right
+
+    def loss(outputs: Outputs, batch: Batch) -> Tensor:
+        return cross_entropy(outputs, truth(batch), reduction="none")
+
+    def picture(batch: Batch, outputs: Mapping[str, Outputs], index: int) -> Picture:
+        said = {"truth": int(batch[label][index])} | {role: int(o[index].argmax()) for role, o in outputs.items()}
+        names = [f"{role} {classes[k] if classes else k}" for role, k in said.items()]
+        return Picture(image=rgb_frame(batch[image], index), caption=", ".join(names))
+
+    return Task(
+        name=name,
+        build_model=build_model,
+        data=data,
+        loss=loss,
+        metrics=(
+            Metric(name="accuracy", compute=lambda o, b: correct(o, b).double(), unit="1", better="higher"),
+            Metric(name="nll", compute=loss, unit="nat"),
+            Metric(name="margin", compute=lambda o, b: decision_margin(o, truth(b)), unit="1", better="higher"),
+        ),
+        space=space or image_space(image),
+        pipelines=pipelines or image_pipelines(image),
+        drifts=(
+            Drift(name="flipped", compute=lambda r, o, _: (r.argmax(1) != o.argmax(1)).double(), unit="1"),
+            Drift(name="total_variation", compute=lambda r, o, _: total_variation(r, o), unit="1"),
+        ),
+        group=by_column(group),
+        divergence=lambda r, o, _: kl_div(log_softmax(o, 1), log_softmax(r, 1), log_target=True, reduction="none").sum(
+            1
+        ),
+        failed=lambda outputs, batch: ~correct(outputs, batch),
+        pseudo_label=lambda outputs, batch: {**batch, label: outputs.argmax(1)},
+        picture=picture,
+        fingerprint=fingerprint,
+    )
+
+
+def decision_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """``p_y - max_{k != y} p_k`` per sample, in -1..1 and negative where the decision is wrong.
+
+    Args:
+        logits: float (B, K).
+        labels: int64 (B,).
+    """
+    p = softmax(logits, 1)
+    true = p.gather(1, labels[:, None])
+    others = p.scatter(1, labels[:, None], -1.0)
+    return true[:, 0] - others.amax(1)
+
+
+def total_variation(reference: Tensor, other: Tensor) -> Tensor:
+    """``sum_k |p_k - q_k| / 2`` of two sets of logits float (B, K), per sample in 0..1."""
+    return (softmax(reference, 1) - softmax(other, 1)).abs().sum(1) / 2

@@ -396,6 +396,7 @@ class Subject:
         run: ``(*tensors) -> outputs``.
         model: the eager twin where there is one: attacks are crafted on it and replayed ("transferred").
         notes: whatever the back-end wants a reader to know.
+        close: releases what ``run`` holds; calling it twice is allowed.
     """
 
     backend: str
@@ -404,6 +405,7 @@ class Subject:
     run: Callable[..., Outputs]
     model: nn.Module | None = None
     notes: tuple[str, ...] = ()
+    close: Callable[[], None] = lambda: None
 
     @property
     def name(self) -> str:

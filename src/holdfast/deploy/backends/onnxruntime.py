@@ -1,0 +1,133 @@
+"""ONNX Runtime on the CPU, the embedded default: fp32, and int8 as a statically quantised QDQ graph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, ClassVar
+
+import onnx
+from torch import Tensor, nn
+
+from holdfast.core.contracts import Artefact, Availability, Outputs, PrecisionPlan
+from holdfast.core.errors import BackendError
+from holdfast.deploy.export import LAYOUT, export_onnx
+from holdfast.deploy.fold import agreement_db
+from holdfast.deploy.identity import digest, versions
+from holdfast.deploy.nest import unflatten
+from holdfast.deploy.ort import open_session, run_session
+from holdfast.deploy.plans import require
+from holdfast.deploy.quantise import Quantiser, executed_int8, quantise
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+__all__ = ["OnnxRuntime"]
+
+_SATURATED_DB = 3.0  # executed and simulated int8 differ by tenths of a dB where nothing saturates
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxRuntime:
+    """The exported graph on ONNX Runtime's CPU provider.
+
+    int8 needs ``calibration`` inputs. Settings of the plan's ``quantiser``: see `holdfast.deploy.quantise.Quantiser`.
+
+    Args:
+        threads: of one operator. Default 1, so that results do not depend on the machine's cores.
+    """
+
+    threads: int = 1
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")
+
+    def probe(self) -> Availability:
+        """Whether the package imports."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            return Availability(ok=False, reason=str(error))
+        native = dict.fromkeys(self.precisions, "native")
+        return Availability(ok=True, reason="CPU provider", version=onnxruntime.__version__, precisions=native)
+
+    def prepare(
+        self, model: nn.Module, example: tuple[Tensor, ...], plan: PrecisionPlan,
+        calibration: Iterable[tuple[Tensor, ...]] | None, folder: Path,
+    ) -> Artefact:  # fmt: skip
+        """Export to ONNX and, for int8, quantise; graphs are shared and found again by content.
+
+        Raises:
+            BackendError: another precision, a model that cannot be exported, int8 without calibration.
+        """
+        require(plan, self.precisions, where="onnxruntime", exceptions=("fp32",))
+        graph = export_onnx(model, example, folder)
+        notes = (f"{len(graph.folded)} batch normalisations folded",) if graph.folded else ()
+        if plan.default == "fp32":
+            key = digest("onnxruntime", graph.key, versions("onnxruntime"))
+            return Artefact(backend="onnxruntime", plan=plan, key=key, path=graph.path, notes=notes)
+        quantiser, batches = Quantiser.of(plan), tuple(calibration or ())
+        path = quantise(graph.path, batches, quantiser, sorted(plan.nodes), folder)
+        notes = (*notes, *_describe(quantiser), *self._saturation(graph.path, path, batches[0]))
+        return Artefact(backend="onnxruntime", plan=plan, key=path.stem, path=path, notes=notes)
+
+    def _saturation(self, fp32: Path, int8: Path, batch: tuple[Tensor, ...]) -> tuple[str, ...]:
+        """One note if this processor's int8 kernels lose what the quantised graph itself still has."""
+        exact, simulated, executed = (
+            run_session(open_session(path, threads=self.threads, optimise=optimise), batch)
+            for path, optimise in ((fp32, True), (int8, False), (int8, True))
+        )
+        promised_db, got_db = agreement_db(exact, simulated), agreement_db(exact, executed)
+        if got_db > promised_db - _SATURATED_DB:
+            return ()
+        return (
+            f"int8 saturates on this processor: {got_db:.0f} dB against fp32, {promised_db:.0f} dB when simulated;"
+            " set quantiser reduce_range",
+        )
+
+    def load(self, artefact: Artefact) -> OnnxRuntimeSession:
+        """Open the graph.
+
+        Raises:
+            BackendError: the file is missing or damaged.
+        """
+        assert artefact.path is not None, "an ONNX artefact is a file"
+        return OnnxRuntimeSession(artefact.path, precision=artefact.plan.default, threads=self.threads)
+
+
+def _describe(quantiser: Quantiser) -> tuple[str, ...]:
+    weights = "7-bit weights (cannot saturate without VNNI)" if quantiser.reduce_range else "8-bit weights"
+    scales = "per channel" if quantiser.per_channel else "per tensor"
+    return (f"int8: {weights}, {scales}, {quantiser.method} ranges, scope {quantiser.scope}",)
+
+
+class OnnxRuntimeSession:
+    """An ONNX graph that takes and gives CPU tensors in the model's nest."""
+
+    def __init__(self, path: Path, *, precision: str, threads: int) -> None:
+        self._executed = precision
+        self._session: InferenceSession | None
+        if precision == "int8":
+            # Fusion decides here and now which nodes run in int8, so the fused graph is what has to be asked.
+            with TemporaryDirectory() as folder:
+                optimised = Path(folder) / "optimised.onnx"
+                self._session = open_session(path, threads=threads, optimised=optimised)
+                self._executed = executed_int8(onnx.load(optimised))
+        else:
+            self._session = open_session(path, threads=threads)
+        self._layout = json.loads(self._session.get_modelmeta().custom_metadata_map[LAYOUT])
+
+    def __call__(self, *inputs: Tensor) -> Outputs:
+        """Run a batch."""
+        if self._session is None:
+            raise BackendError("the session is closed", where="onnxruntime")
+        return unflatten(run_session(self._session, inputs), self._layout)
+
+    def executed_precision(self) -> str:
+        """``fp32``, ``int8``, or how much of the graph runs in int8."""
+        return self._executed
+
+    def close(self) -> None:
+        """Release the session."""
+        self._session = None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.core.errors import InputError
+from holdfast.core.plain import plain
 from holdfast.core.rows import Row
 
-__all__ = ["Settled", "encode", "parse", "plain"]
+__all__ = ["Settled", "encode", "parse"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,17 +90,3 @@ def _row(line: bytes, where: str) -> Row:
     except (ValueError, TypeError, AttributeError, InputError) as error:
         what = error.what if isinstance(error, InputError) else str(error)
         raise InputError(f"is no row: {what}", where=where, fix=_FIX) from None
-
-
-def plain(value: Any) -> Any:
-    """``value`` in the types of JSON: NaN and infinities become strings, array scalars numbers, paths strings."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, bool | int | str) or value is None:
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else repr(float(value))
-    if isinstance(value, Iterable):
-        return [plain(item) for item in value]
-    item = getattr(value, "item", None)
-    return plain(item()) if callable(item) else str(value)

@@ -20,8 +20,9 @@ import numpy as np
 from holdfast.core.arrays import pack_pictures, pack_samples, unpack_pictures, unpack_series
 from holdfast.core.contracts import Measurement, Picture
 from holdfast.core.errors import InputError
-from holdfast.core.journal import Settled, encode, parse, plain
+from holdfast.core.journal import Settled, encode, parse
 from holdfast.core.lock import release_lock, take_lock
+from holdfast.core.plain import plain
 from holdfast.core.rows import Row
 
 __all__ = ["RunFolder", "atomic_path"]

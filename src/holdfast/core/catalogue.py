@@ -1,0 +1,122 @@
+"""What plug-ins there are, found by parsing files and reading package metadata: nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeGuard
+
+from holdfast.core.errors import InputError, nearest
+
+__all__ = ["KINDS", "Kind", "PlugIn", "describe", "find", "names"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Where the plug-ins of a kind stand, and what tells them from the other files of the folder.
+
+    Args:
+        package: the package in whose folder they stand.
+        contract: names of which the class must define all of one set; empty: a function will do.
+    """
+
+    package: str
+    contract: tuple[frozenset[str], ...] = ()
+
+
+def _class_with(*alternatives: str) -> tuple[frozenset[str], ...]:
+    return tuple(frozenset(names.split()) for names in alternatives)
+
+
+KINDS = {
+    "task": Kind("holdfast.tasks"),
+    "method": Kind("holdfast.methods", _class_with("rewrite", "delta")),
+    "surgery": Kind("holdfast.surgery", _class_with("apply")),
+    "average": Kind("holdfast.weights", _class_with("start")),
+    "attack": Kind("holdfast.attacks", _class_with("craft")),
+    "probe": Kind("holdfast.probes", _class_with("needs run")),
+    "backend": Kind("holdfast.deploy.backends", _class_with("prepare")),
+    "integration": Kind("holdfast.integrations"),
+}
+"""Packages of other authors add plug-ins as entry points of the group ``holdfast.<kind>``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlugIn:
+    """Where a plug-in stands; finding it imported nothing.
+
+    Args:
+        name: as it stands in study files.
+        kind: a key of `KINDS`.
+        summary: first line of its docstring.
+        module: the module to import.
+        attribute: the class or function in it.
+        path: its file, None when only its package knows.
+    """
+
+    name: str
+    kind: str
+    summary: str
+    module: str
+    attribute: str
+    path: Path | None
+
+
+def describe(kind: str) -> list[PlugIn]:
+    """All plug-ins of a kind by name, those of other packages included; a built-in one wins over its namesake."""
+    found = {plug_in.name: plug_in for plug_in in (*_outside(kind), *_inside(kind))}
+    return [found[name] for name in sorted(found)]
+
+
+def names(kind: str) -> list[str]:
+    """Names of all plug-ins of a kind."""
+    return [plug_in.name for plug_in in describe(kind)]
+
+
+def find(kind: str, name: str) -> PlugIn:
+    """The plug-in of a name.
+
+    Raises:
+        InputError: there is none; names the nearest.
+    """
+    found = {plug_in.name: plug_in for plug_in in describe(kind)}
+    if name not in found:
+        raise InputError(f"no {kind} {name!r}", fix=nearest(name, found))
+    return found[name]
+
+
+def _inside(kind: str) -> Iterator[PlugIn]:
+    package = KINDS[kind].package
+    found = find_spec(package)
+    folders = (found.submodule_search_locations if found else None) or []
+    for path in sorted(path for folder in folders for path in Path(folder).glob("[a-z]*.py")):
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+        for node in tree.body:
+            if _bears_name(node, path.stem) and _fulfils(node, KINDS[kind].contract):
+                text = ast.get_docstring(tree) or ast.get_docstring(node) or ""
+                yield PlugIn(name=path.stem, kind=kind, summary=text.partition("\n")[0],
+                             module=f"{package}.{path.stem}", attribute=node.name, path=path)  # fmt: skip
+
+
+def _bears_name(node: ast.stmt, stem: str) -> TypeGuard[ast.ClassDef | ast.FunctionDef]:
+    if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name.startswith("_"):
+        return False
+    return node.name.replace("_", "").lower() == stem.replace("_", "").lower()
+
+
+def _fulfils(node: ast.ClassDef | ast.FunctionDef, contract: tuple[frozenset[str], ...]) -> bool:
+    methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+    fields = {ast.unparse(item.target) for item in node.body if isinstance(item, ast.AnnAssign)}
+    return not contract or (isinstance(node, ast.ClassDef) and any(names <= methods | fields for names in contract))
+
+
+def _outside(kind: str) -> Iterator[PlugIn]:
+    for point in entry_points(group=f"holdfast.{kind}"):
+        yield PlugIn(
+            name=point.name, kind=kind, summary=f"from the package {point.dist.name if point.dist else '?'}",
+            module=point.module, attribute=point.attr, path=None,
+        )  # fmt: skip

@@ -1,0 +1,153 @@
+"""Preprocessing as named steps: what happens to a sensor image between the camera and the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from holdfast.core.errors import InputError
+from holdfast.core.space import get_leaf, with_leaf
+from holdfast.data.colour import NV12
+from holdfast.data.resize import IntegerBilinear, PointSample, Resize
+
+__all__ = [
+    "NV12", "Crop", "Gain", "Gamma", "ImageStep", "IntegerBilinear", "Pipeline", "PointSample", "Resize",
+    "RoundUint8", "Scale",
+]  # fmt: skip
+
+
+class ImageStep(Protocol):
+    """One step: float32 images (B, 3, H, W) in, float32 images out; grey levels 0..255 until `Scale`.
+
+    ``name`` says which part the step plays (``"colour"``, ``"resize"``, ...): two pipelines are compared, and
+    single steps swapped, name by name.
+    """
+
+    name: ClassVar[str]
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """The image after this step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """A chain of steps applied to one leaf of a batch; everything else in the batch passes through.
+
+    Args:
+        leaf: path of the image in the batch, ``uint8`` or ``float32`` (B, 3, H, W) in grey levels 0..255.
+        steps: in order; each name at most once.
+
+    Raises:
+        InputError: two steps of one name, or a leaf that is no batch of images.
+    """
+
+    leaf: str = "image"
+    steps: tuple[ImageStep, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [step.name for step in self.steps]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise InputError(f"two steps are named {sorted(twice)}", where="pipeline", fix="keep one of each")
+
+    def __call__(self, batch: Any) -> Any:
+        """The batch with its image preprocessed."""
+        image = get_leaf(batch, self.leaf)
+        if image.ndim != 4:
+            raise InputError(
+                f"leaf {self.leaf!r} has shape {tuple(image.shape)}, not (B, C, H, W)",
+                where="pipeline",
+                fix="collate the samples first",
+            )
+        image = image.float()
+        for step in self.steps:
+            image = step(image)
+        return with_leaf(batch, self.leaf, image)
+
+    def describe(self) -> str:
+        """The steps as text: ``"colour: NV12(matrix='bt601', ...) -> resize: IntegerBilinear(...)"``."""
+        return " -> ".join(f"{step.name}: {step!r}" for step in self.steps) or "unchanged"
+
+    def step(self, name: str) -> ImageStep | None:
+        """The step of that name, or None."""
+        return next((step for step in self.steps if step.name == name), None)
+
+    def swap(self, name: str, step: ImageStep | None) -> Pipeline:
+        """This pipeline with another step in the place of ``name``; None leaves the place empty.
+
+        Raises:
+            InputError: when there is no step of that name.
+        """
+        if self.step(name) is None:
+            raise InputError(f"no step {name!r}", where="pipeline", fix=f"one of {[step.name for step in self.steps]}")
+        swapped = tuple(step if old.name == name else old for old in self.steps)
+        return replace(self, steps=tuple(step for step in swapped if step is not None))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """Keep ``[top, bottom) x [left, right)``, given as shares of height and width and rounded to pixels."""
+
+    name: ClassVar[str] = "crop"
+    top: float = 0.0
+    bottom: float = 1.0
+    left: float = 0.0
+    right: float = 1.0
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """The cropped image."""
+        height, width = image.shape[-2:]
+        rows = slice(round(self.top * height), round(self.bottom * height))
+        return image[..., rows, round(self.left * width) : round(self.right * width)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gamma:
+    """``255 (v / 255)^gamma``."""
+
+    name: ClassVar[str] = "gamma"
+    gamma: float = 1.15
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """The image after the tone curve."""
+        return (image / 255).clamp_(0, 1).pow_(self.gamma).mul_(255)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """``gain v + bias`` in grey levels, cut off at 0 and 255."""
+
+    name: ClassVar[str] = "gain"
+    gain: float = 1.05
+    bias: float = 0.0
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """The image after the exposure change."""
+        return (image * self.gain + self.bias).clamp_(0, 255)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundUint8:
+    """Round to whole grey levels 0..255, half to even."""
+
+    name: ClassVar[str] = "round"
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """The rounded image, still float32."""
+        return image.round().clamp_(0, 255)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """``(v * factor - mean) / std`` per channel: grey levels to network input."""
+
+    name: ClassVar[str] = "scale"
+    factor: float = 1 / 255
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """The network input."""
+        mean, std = (image.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (image * self.factor - mean) / std

@@ -1,0 +1,209 @@
+"""Two lane lines on synthetic roads with exact ground truth, measured in metres at fixed distances ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from holdfast.core.contracts import Batch, Outputs, Picture, Task
+from holdfast.core.space import InputSpace, Leaf
+from holdfast.data.preprocess import NV12, IntegerBilinear, Pipeline, PointSample, Resize, RoundUint8, Scale
+from holdfast.data.render import render
+from holdfast.data.road import Scene, draw_scene, draw_sequence, ego_lines, stack
+from holdfast.models.lane_net import LaneNet
+from holdfast.tasks.lane_measures import (
+    CAMERA,
+    DISTANCES_M,
+    METRES_PER_PX,
+    RATE_HZ,
+    SIZE,
+    at,
+    lane_drifts,
+    lane_metrics,
+    lateral_error,
+)
+
+__all__ = ["lanes"]
+
+FAILED_M = 0.4
+"""A car of 1.9 m in the middle of a lane of 3.5 m that is wrong by this much has lost half of its margin."""
+
+
+def lanes(
+    *,
+    frames: int = 1216,
+    test_frames: int = 304,
+    sequences: int = 2,
+    sequence_frames: int = 120,
+    width: int = 24,
+    seed: int = 0,
+) -> Task:
+    """Where do the two lines of the own lane run? Synthetic roads, 400x240 sensor, 160x96 network input.
+
+    Outputs are float32 (B, 2, 12): columns of the left and right line at 12 distances, in pixels of the network's
+    input right of its middle.
+
+    Args:
+        frames: of the training split. Recommended 1216 for a demonstration, four times as many for a table.
+        test_frames: of ``val``, ``select`` and ``report`` each.
+        sequences: drives of ``select_sequence`` and ``report_sequence`` each, at 20 Hz.
+        sequence_frames: frames of one drive.
+        width: channels of the network, see `holdfast.models.lane_net.LaneNet`.
+        seed: of the roads; not of the training.
+    """
+    counts = {"train": frames, "val": test_frames, "select": test_frames, "report": test_frames}
+    drives = {"select_sequence": sequences, "report_sequence": sequences}
+    splits = {name: (seed, number) for number, name in enumerate((*counts, *drives))}
+
+    def data(split: str) -> _Frames | _Drives:
+        key = splits[split]
+        return _Drives(key, drives[split], sequence_frames) if split in drives else _Frames(key, counts[split])
+
+    return Task(
+        name="lanes",
+        build_model=partial(LaneNet, distances=len(DISTANCES_M), width=width, size=SIZE),
+        data=data,
+        loss=_loss,
+        metrics=lane_metrics(),
+        drifts=lane_drifts(),
+        space=InputSpace({"image": Leaf()}),
+        pipelines=_pipelines(),
+        group=_group,
+        divergence=_divergence,
+        failed=_failed,
+        pseudo_label=_pseudo_label,
+        traces=_traces,
+        picture=_picture,
+        fingerprint=f"lanes {seed=} {frames=} {test_frames=} {sequences=} {sequence_frames=} {CAMERA}",
+    )
+
+
+def _pipelines() -> dict[str, Pipeline]:
+    """``train``, the ``vehicle`` that differs from it in colour, resizing and rounding, and others to mix or hold out.
+
+    ``aa_bicubic`` and ``area`` hold nothing of the vehicle; ``point_sampled`` and ``raw_bicubic`` are of its family
+    (4:2:0 colour, no antialiasing) but share neither its matrix and range nor its kernel.
+    """
+    train = Pipeline(steps=(Resize(size=SIZE), Scale()))
+    vehicle = Pipeline(steps=(NV12(), IntegerBilinear(size=SIZE), RoundUint8(), Scale()))
+    relative = vehicle.swap("colour", NV12(matrix="bt709", range="full"))
+    return {
+        "train": train,
+        "vehicle": vehicle,
+        "nearest": train.swap("resize", Resize(size=SIZE, kernel="nearest_exact", antialias=False)),
+        "aa_bicubic": train.swap("resize", Resize(size=SIZE, kernel="bicubic")),
+        "area": train.swap("resize", Resize(size=SIZE, kernel="area")),
+        "point_sampled": relative.swap("resize", PointSample(size=SIZE)),
+        "raw_bicubic": relative.swap("resize", Resize(size=SIZE, kernel="bicubic", antialias=False)),
+    }
+
+
+# --- data -----------------------------------------------------------------------------------------------
+
+
+class _Frames:
+    """Single frames, rendered when they are asked for; frame ``i`` depends on the key and ``i`` alone."""
+
+    def __init__(self, key: tuple[int, int], count: int) -> None:
+        self._key, self._count = key, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        at_index = [range(len(self))[i] for i in indices]
+        return _samples(stack([draw_scene((*self._key, i)) for i in at_index]), at_index, [-1] * len(at_index))
+
+
+class _Drives:
+    """Drives one after the other, frame by frame in order."""
+
+    def __init__(self, key: tuple[int, int], count: int, frames: int) -> None:
+        self._drives, self._frames = [draw_sequence((*key, i), frames, RATE_HZ) for i in range(count)], frames
+
+    def __len__(self) -> int:
+        return len(self._drives) * self._frames
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        places = [divmod(range(len(self))[i], self._frames) for i in indices]
+        scene = stack([self._drives[drive][frame : frame + 1] for drive, frame in places])
+        return _samples(scene, [frame for _, frame in places], [drive for drive, _ in places])
+
+
+def _samples(scene: Scene, frames: Sequence[int], drives: Sequence[int]) -> list[dict[str, Any]]:
+    """``image`` uint8 (3, 240, 400); ``line_px`` float32 and ``valid`` bool (2, 12); ``frame``; ``drive`` or -1."""
+    line_px = ego_lines(scene, torch.tensor(DISTANCES_M)) / METRES_PER_PX
+    columns = {
+        "image": render(scene, CAMERA),
+        "line_px": line_px,
+        "valid": line_px.abs() < SIZE[1] / 2,
+        "frame": torch.tensor(frames),
+        "drive": torch.tensor(drives),
+    }
+    return [{name: column[i] for name, column in columns.items()} for i in range(len(scene))]
+
+
+def _group(batch: Batch) -> list[Hashable]:
+    """A drive is one group; single frames are independent."""
+    return [
+        ("drive", drive) if drive >= 0 else ("frame", frame)
+        for drive, frame in zip(batch["drive"].tolist(), batch["frame"].tolist(), strict=True)
+    ]
+
+
+# --- training -------------------------------------------------------------------------------------------
+
+
+def _loss(outputs: Tensor, batch: Batch) -> Tensor:
+    """Smooth L1 in pixels of the network's input, mean over the points in view: (B,)."""
+    valid: Tensor = batch["valid"]
+    error = functional.smooth_l1_loss(outputs, batch["line_px"], reduction="none") * valid
+    return error.sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)
+
+
+def _divergence(reference: Tensor, other: Tensor, batch: Batch) -> Tensor:
+    return functional.smooth_l1_loss(other, reference, reduction="none").mean(dim=(1, 2))
+
+
+def _failed(outputs: Tensor, batch: Batch) -> Tensor:
+    return lateral_error(outputs, batch, distance_m=20) > FAILED_M
+
+
+def _pseudo_label(outputs: Tensor, batch: Batch) -> Batch:
+    line_px = outputs.detach()
+    return {**batch, "line_px": line_px, "valid": line_px.abs() < SIZE[1] / 2}
+
+
+# --- pictures -------------------------------------------------------------------------------------------
+
+
+def _traces(outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+    """Position of the middle of the lane 20 m ahead, in metres right of the camera."""
+    return {name: at(px, 20).mean(dim=1) for name, px in (("truth", batch["line_px"]), ("lane at 20 m", outputs))}
+
+
+def _picture(sensor: Batch, outputs: Mapping[str, Outputs], index: int) -> Picture:
+    lines = {"truth": sensor["line_px"][index], **{role: px[index] for role, px in outputs.items()}}
+    return Picture(
+        image=sensor["image"][index].permute(1, 2, 0).numpy(),
+        lines={role: [_polyline(line) for line in px] for role, px in lines.items()},
+        caption=f"frame {int(sensor['frame'][index])}",
+    )
+
+
+def _polyline(line_px: Tensor) -> np.ndarray:
+    distance = torch.tensor(DISTANCES_M)
+    columns = CAMERA.column(line_px.detach().float() * METRES_PER_PX, distance)
+    return torch.stack((columns, CAMERA.row(distance)), dim=1).numpy()

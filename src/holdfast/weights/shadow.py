@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,8 +36,8 @@ class Shadow:
     def __init__(self, model: nn.Module) -> None:
         self._follow(model)
         self._scratch = torch.empty(0)
-        self._means = [_wide(local(tensor)) for tensor in _tensors(self._moving)]
-        self._counters = [local(tensor).detach().clone() for tensor in _tensors(self._copied)]
+        self._means = [_wide(tensor) for tensor in self._moving.values]
+        self._counters = [tensor.detach().clone() for tensor in self._copied.values]
 
     def _follow(self, model: nn.Module) -> None:
         self._model = unwrap(model)
@@ -45,8 +46,8 @@ class Shadow:
         if not self._entries:
             raise InputError("the model has neither parameters nor buffers", where="average", fix="nothing to average")
         single = [entry for entry in self._entries if entry.tied_to is None]
-        self._moving = [entry for entry in single if averaged(entry.tensor())]
-        self._copied = [entry for entry in single if not averaged(entry.tensor())]
+        self._moving = _Live([entry for entry in single if averaged(entry.tensor())])
+        self._copied = _Live([entry for entry in single if not averaged(entry.tensor())])
 
     @torch.no_grad()
     def pull(self, model: nn.Module, weight: float) -> None:
@@ -58,18 +59,14 @@ class Shadow:
         if unwrap(model) is not self._model:
             self._change_model(model)
         reshard(self._model)
-        values = self._values(self._moving, self._means)
-        plain = [k for k, value in enumerate(values) if value.dtype == self._means[k].dtype]
-        if len(plain) == len(values):
-            torch._foreach_lerp_(self._means, values, weight)
-        else:
-            if plain:
-                torch._foreach_lerp_([self._means[k] for k in plain], [values[k] for k in plain], weight)
+        values = self._moving.read(self._means)
+        if self._moving.narrow:
             for mean, value in zip(self._means, values, strict=True):
-                if value.dtype != mean.dtype:
-                    self._lerp_narrow(mean, value, weight)
-        if self._copied:
-            torch._foreach_copy_(self._counters, self._values(self._copied, self._counters))
+                self._lerp(mean, value, weight)
+        elif values:
+            torch._foreach_lerp_(self._means, values, weight)
+        if self._counters:
+            torch._foreach_copy_(self._counters, self._copied.read(self._counters))
 
     def _change_model(self, model: nn.Module) -> None:
         before = [(entry.name, entry.tied_to) for entry in self._entries]
@@ -77,19 +74,10 @@ class Shadow:
         if [(entry.name, entry.tied_to) for entry in self._entries] != before:
             raise InputError("the model has other entries than at the start", where="average", fix="start a new one")
 
-    def _values(self, found: Sequence[Entry], kept: Sequence[Tensor]) -> list[Tensor]:
-        values = [local(tensor) for tensor in _tensors(found)]
-        for entry, value, mine in zip(found, values, kept, strict=True):
-            if value.shape != mine.shape or value.device != mine.device:
-                raise InputError(
-                    f"{entry.name} is {tuple(value.shape)} on {value.device}, at the start it was "
-                    f"{tuple(mine.shape)} on {mine.device}",
-                    where="average",
-                    fix="start the average after the model has its device and its sharding",
-                )
-        return values
-
-    def _lerp_narrow(self, mean: Tensor, value: Tensor, weight: float) -> None:
+    def _lerp(self, mean: Tensor, value: Tensor, weight: float) -> None:
+        if value.dtype == mean.dtype:
+            mean.lerp_(value, weight)
+            return
         if mean.device.type != "cpu" or not (mean.is_contiguous() and value.is_contiguous()):
             mean.lerp_(value.to(mean.dtype), weight)
             return
@@ -138,11 +126,43 @@ class Shadow:
             tensor.copy_(state[name])
 
     def _kept(self) -> list[tuple[Entry, Tensor]]:
-        return [*zip(self._moving, self._means, strict=True), *zip(self._copied, self._counters, strict=True)]
+        moving = zip(self._moving.entries, self._means, strict=True)
+        return [*moving, *zip(self._copied.entries, self._counters, strict=True)]
 
 
-def _tensors(found: Sequence[Entry]) -> list[Tensor]:
-    return [entry.tensor() for entry in found]
+class _Live:
+    """The tensors that stand in a model's entries now, read anew at every step but examined only when exchanged."""
+
+    def __init__(self, found: Sequence[Entry]) -> None:
+        self.entries = found
+        self._homes = [(entry.owner, entry.key) for entry in found]
+        self._tensors: list[Tensor | None] = []
+        self.narrow = False
+        self._follow([entry.tensor() for entry in found])
+
+    def _follow(self, tensors: Sequence[Tensor | None]) -> None:
+        self._tensors = list(tensors)
+        self.values = [local(tensor) for tensor in tensors if tensor is not None]
+        self.narrow = any(_is_narrow(value) for value in self.values)
+
+    def read(self, kept: Sequence[Tensor]) -> list[Tensor]:
+        """The values as this rank holds them, each of the shape and device of its tensor in ``kept``."""
+        tensors = [owner[key] for owner, key in self._homes]
+        if not all(map(operator.is_, tensors, self._tensors)):
+            self._follow(tensors)
+            for entry, value, mine in zip(self.entries, self.values, kept, strict=True):
+                if value.shape != mine.shape or value.device != mine.device:
+                    raise InputError(
+                        f"{entry.name} is {tuple(value.shape)} on {value.device}, at the start it was "
+                        f"{tuple(mine.shape)} on {mine.device}",
+                        where="average",
+                        fix="start the average after the model has its device and its sharding",
+                    )
+        return self.values
+
+
+def _is_narrow(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.itemsize < 4
 
 
 def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
@@ -151,5 +171,4 @@ def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
 
 def _wide(tensor: Tensor) -> Tensor:
     """A detached copy, at least fp32: a bf16 average stops moving once ``weight * gap`` falls below half a bit."""
-    narrow = tensor.is_floating_point() and tensor.itemsize < 4
-    return tensor.detach().to(torch.float32 if narrow else tensor.dtype, copy=True)
+    return tensor.detach().to(torch.float32 if _is_narrow(tensor) else tensor.dtype, copy=True)

@@ -108,15 +108,16 @@ class Where(_Frozen):
         metric: metric or drift name.
         preprocessing: name of a pipeline.
         subject: ``backend:precision``.
-        weights: which weights of the recipe.
-        probe: which probe.
+        weights: which weights of the recipe; left empty, an objective compares every kind of weights that a
+            recipe gives (``last`` and its averages), and a gate takes those selected, else ``last``.
+        probe: which probe; rows of ``train`` (e.g. ``train_cost``) belong to a training, whatever its weights.
         condition: setting of the probe, empty when it has none.
     """
 
     metric: str
     preprocessing: str = "train"
     subject: str = "eager:fp32"
-    weights: str = "last"
+    weights: str = ""
     probe: str = "deployment"
     condition: str = ""
 
@@ -131,7 +132,8 @@ class Selection(_Frozen):
     """How the recommended recipe is found.
 
     Args:
-        objectives: axes of the Pareto front; ``train.cost`` stands for training cost.
+        objectives: axes of the Pareto front. Default: the task's primary metric under the last pipeline, the same
+            under the first, and training cost.
         primary: index of the objective on which recipes are compared with the baseline.
         baseline: the recipe that others must beat.
         alpha: level of the tests, shared out by Holm.
@@ -144,14 +146,15 @@ class Selection(_Frozen):
 
 
 class Gate(Where):
-    """A promise to check on the ``report`` split: an upper limit, or equivalence with another subject.
+    """A promise to check on the ``report`` split: a limit, or equivalence with another subject.
 
     Args:
         name: shown in the report.
         recipe: a recipe, or ``recommended`` for the selected one.
         max: the mean must lie below, with one-sided confidence 1 - alpha.
-        relative_to: pipeline with which ``max`` is compared as a ratio, e.g. ``train``: ``max: 1.1`` then
-            means at most ten per cent above the value under that pipeline.
+        min: the mean must lie above, for metrics of which more is better.
+        relative_to: pipeline with which ``max`` or ``min`` is compared as a ratio, e.g. ``train``: ``max: 1.1``
+            then means at most ten per cent above the value under that pipeline.
         equivalent_to: subject with which the metric must agree within ``margin``.
         equivalent_preprocessing: pipeline of that subject; default: the same.
         margin: half-width of the equivalence band in the metric's unit.
@@ -161,6 +164,7 @@ class Gate(Where):
     name: str
     recipe: str = "recommended"
     max: float | None = None
+    min: float | None = None
     relative_to: str | None = None
     equivalent_to: str | None = None
     equivalent_preprocessing: str | None = None
@@ -169,12 +173,12 @@ class Gate(Where):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Gate:
-        if (self.max is None) == (self.margin is None):
-            raise ValueError("give either `max` or `margin` with `equivalent_to`")
+        if sum(limit is not None for limit in (self.max, self.min, self.margin)) != 1:
+            raise ValueError("give one of `max`, `min` or `margin` with `equivalent_to`")
         if (self.margin is None) != (self.equivalent_to is None and self.equivalent_preprocessing is None):
             raise ValueError("`margin` needs `equivalent_to` or `equivalent_preprocessing`, and they need `margin`")
-        if self.relative_to is not None and self.max is None:
-            raise ValueError("`relative_to` needs `max`")
+        if self.relative_to is not None and self.margin is not None:
+            raise ValueError("`relative_to` needs `max` or `min`")
         return self
 
 

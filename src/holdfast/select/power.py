@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -12,7 +13,9 @@ from numpy.typing import ArrayLike
 from holdfast.core.errors import InputError
 from holdfast.select.stats import Interval, spread, t_interval
 
-__all__ = ["Equivalence", "Outcome", "power_one_sided", "seeds_needed", "tost", "units_to_show"]
+__all__ = [
+    "Equivalence", "Outcome", "decide", "power_one_sided", "seeds_needed", "tost", "units_to_decide", "units_to_show",
+]  # fmt: skip
 
 Outcome: TypeAlias = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
@@ -56,17 +59,45 @@ def tost(differences: ArrayLike, margin: float, *, alpha: float = 0.05, unit: st
     if not margin > 0:
         raise InputError(f"margin {margin} is not positive", where="tost")
     interval = t_interval(differences, confidence=1 - 2 * alpha, unit=unit)
+    outcome = decide(interval, -margin, margin)
     deviation = spread(np.asarray(differences, dtype=np.float64))
-    outcome: Outcome = "INCONCLUSIVE"
-    if interval.n >= 2 and abs(interval.estimate) < margin and -margin < interval.low and interval.high < margin:
-        outcome = "PASS"
-    elif interval.low > margin or interval.high < -margin:
-        outcome = "FAIL"
-    needed = None
-    if outcome == "INCONCLUSIVE" and interval.n >= 2:
-        needed = _units_to_decide(abs(interval.estimate), deviation, margin, alpha)
-    p = _tost_p(interval.estimate, deviation, interval.n, margin)
-    return Equivalence(outcome=outcome, interval=interval, p=p, margin=margin, n_to_decide=needed)
+    return Equivalence(
+        outcome=outcome, interval=interval, margin=margin, p=_tost_p(interval.estimate, deviation, interval.n, margin),
+        n_to_decide=units_to_decide(interval, -margin, margin) if outcome == "INCONCLUSIVE" else None,
+    )  # fmt: skip
+
+
+def decide(interval: Interval, low: float, high: float) -> Outcome:
+    """``PASS`` when the interval lies inside the band ``(low, high)``, ``FAIL`` when it lies outside.
+
+    With an interval at ``1 - 2 alpha`` each end is a one-sided test at alpha; one end of the band may be infinite.
+    """
+    if not interval.bounded:
+        return "INCONCLUSIVE"
+    if low < interval.low and interval.high < high:
+        return "PASS"
+    return "FAIL" if interval.low > high or interval.high < low else "INCONCLUSIVE"
+
+
+def units_to_decide(interval: Interval, low: float, high: float, *, power: float = 0.8) -> int | None:
+    """Units with which `decide` would decide, were the estimate the truth and the noise as wide as the interval says.
+
+    None with fewer than two units, no noise, an estimate on the edge of the band, or more than a million units.
+    """
+    if not interval.bounded or interval.n < 2:
+        return None
+    alpha, deviation = (1 - interval.confidence) / 2, _deviation(interval)
+    inside, above = interval.estimate - low, high - interval.estimate
+    if deviation == 0 or inside == 0 or above == 0:
+        return None
+    if inside < 0 or above < 0:
+        return units_to_show(max(-inside, -above), deviation, alpha=alpha, power=power)
+
+    def both(n: int) -> float:
+        ends = (power_one_sided(gap, deviation, n, alpha) for gap in (inside, above) if np.isfinite(gap))
+        return 1 - sum(1 - end for end in ends)
+
+    return _smallest_n(both, power)
 
 
 def seeds_needed(differences: ArrayLike, *, alpha: float = 0.05, power: float = 0.8) -> int | None:
@@ -100,17 +131,12 @@ def power_one_sided(gap: float, deviation: float, n: int, alpha: float) -> float
     return float(1 - nctdtr(n - 1, shift, stdtrit(n - 1, 1 - alpha)))
 
 
-def _units_to_decide(distance: float, deviation: float, margin: float, alpha: float, power: float = 0.8) -> int | None:
-    if deviation == 0 or distance == margin:
-        return None
-    if distance > margin:
-        return units_to_show(distance - margin, deviation, alpha=alpha, power=power)
+def _deviation(interval: Interval) -> float:
+    """Standard deviation of a unit that a t interval of this width implies."""
+    from scipy.special import stdtrit
 
-    def both(n: int) -> float:
-        near = power_one_sided(margin - distance, deviation, n, alpha)
-        return near + power_one_sided(margin + distance, deviation, n, alpha) - 1
-
-    return _smallest_n(both, power)
+    half = (interval.high - interval.low) / 2
+    return half * math.sqrt(interval.n) / float(stdtrit(interval.n - 1, 0.5 + interval.confidence / 2))
 
 
 def _smallest_n(power_at: Callable[[int], float], power: float) -> int | None:

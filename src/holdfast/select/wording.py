@@ -1,0 +1,53 @@
+"""Numbers as people read them, with units and intervals; the only place where they are spelled."""
+
+from __future__ import annotations
+
+import math
+
+from holdfast.select.stats import Interval
+
+__all__ = ["amount", "change", "count", "number", "p_value", "span"]
+
+
+def number(value: float) -> str:
+    """Three significant digits with trailing zeros, so that columns compare: ``0.460``, ``12.3``, ``1234``."""
+    if not math.isfinite(value):
+        return "–"
+    if value != 0 and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.2e}"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:#.3g}" if value else "0"
+
+
+def amount(value: float, unit: str) -> str:
+    """A number with its unit; the unit ``1`` is not written, and a factor is ``×1.42``."""
+    if unit == "×":
+        return f"×{number(value)}"
+    return number(value) if unit in {"", "1"} else f"{number(value)} {unit}"
+
+
+def span(interval: Interval, unit: str = "") -> str:
+    """The ends of an interval, or why there are none."""
+    if not interval.bounded:
+        return f"no interval from {interval.method}"
+    return f"{number(interval.low)} to {amount(interval.high, unit)}"
+
+
+def change(value: float, reference: float) -> str:
+    """A relative change, ``-18 %``; empty where the reference is zero or the two differ in sign."""
+    if reference == 0 or value * reference < 0:
+        return ""
+    return f"{100 * (value / reference - 1):+.0f} %".replace("-", "−")
+
+
+def p_value(p: float) -> str:
+    """``p = 0.012``; very small ones as a bound."""
+    if math.isnan(p):
+        return "p undefined"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def count(n: int, noun: str) -> str:
+    """``1 seed``, ``5 seeds``."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

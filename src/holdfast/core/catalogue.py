@@ -41,6 +41,7 @@ KINDS = {
     "probe": Kind("holdfast.probes", _class_with("needs run")),
     "backend": Kind("holdfast.deploy.backends", _class_with("prepare")),
     "integration": Kind("holdfast.integrations"),
+    "command": Kind("holdfast.cli"),
 }
 """Packages of other authors add plug-ins as entry points of the group ``holdfast.<kind>``."""
 

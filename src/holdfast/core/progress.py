@@ -100,8 +100,9 @@ class Progress:
         """Count ``units`` more; at ``total`` the work is done and its bar goes away."""
         with self._lock:
             found = self._work[work]
-            found.done, found.note = found.done + units, note or found.note
-            self._view.changed(work, found)
+            if not found.finished:
+                found.done, found.note = found.done + units, note or found.note
+                self._view.changed(work, found)
 
     def finish(self, work: int) -> None:
         """Call the work done, however many units were counted."""

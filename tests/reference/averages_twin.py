@@ -39,3 +39,16 @@ def equal_mean(states: Sequence[State]) -> State:
         else:
             mean[name] = states[-1][name]
     return mean
+
+
+def profile_average(states: Sequence[State], gamma: float) -> State:
+    """The power-function average as its recursion, ``states[0]`` being the iterate of step 1."""
+    average = dict(states[0])
+    for t, state in enumerate(states[1:], start=2):
+        beta = (1 - 1 / t) ** (gamma + 1)
+        for name, value in state.items():
+            if value.is_floating_point():
+                average[name] = beta * average[name].double() + (1 - beta) * value.double()
+            else:
+                average[name] = value
+    return average

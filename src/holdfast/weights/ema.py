@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from holdfast.core.errors import InputError
-from holdfast.weights.shadow import Shadow
+from holdfast.weights.shadow import Shadow, check_settings
 
 __all__ = ["EMA", "RunningEMA"]
 
@@ -95,7 +95,6 @@ class RunningEMA:
         Raises:
             InputError: settings that differ from the saved ones, or another architecture.
         """
-        if (saved := state["settings"]) != (mine := asdict(self._settings)):
-            raise InputError(f"saved with {saved}, resumed with {mine}", where="EMA", fix="resume with the same values")
+        check_settings(state["settings"], asdict(self._settings), where="EMA")
         self._shadow.load_state_dict(state["shadow"])
         self._updates, self._initial_share = state["updates"], state["initial_share"]

@@ -13,7 +13,7 @@ from holdfast.core.errors import InputError
 from holdfast.weights.sharded import local, place_like, reshard
 from holdfast.weights.tree import Entry, averaged, check_alike, count_kinds, entries, unwrap
 
-__all__ = ["Shadow"]
+__all__ = ["Shadow", "check_settings"]
 
 _CHUNK = 1 << 18
 """Elements converted at a time where the model is narrower than the shadow: the scratch stays in the L2 cache."""
@@ -88,9 +88,14 @@ class Shadow:
             target.lerp_(wide.copy_(piece), weight)
 
     @torch.no_grad()
-    def weights(self) -> dict[str, Tensor]:
-        """The state dict of the average in the model's dtypes and sharding; shares memory with nothing."""
-        kept = {entry.name: tensor for entry, tensor in self._kept()}
+    def weights(self, kept: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The state dict of the average in the model's dtypes and sharding; shares memory with nothing.
+
+        Args:
+            kept: another state of the form that `state_dict` gives, to be dressed the same way.
+        """
+        if kept is None:
+            kept = {entry.name: tensor for entry, tensor in self._kept()}
         state: dict[str, Tensor] = {}
         for entry in self._entries:
             live = entry.tensor()
@@ -128,6 +133,17 @@ class Shadow:
     def _kept(self) -> list[tuple[Entry, Tensor]]:
         moving = zip(self._moving.entries, self._means, strict=True)
         return [*moving, *zip(self._copied.entries, self._counters, strict=True)]
+
+
+def check_settings(saved: Mapping[str, Any], settings: Mapping[str, Any], *, where: str) -> None:
+    """Refuse to resume an average with other settings than it was saved with.
+
+    Raises:
+        InputError: naming both.
+    """
+    if dict(saved) != dict(settings):
+        fix = "resume with the same values"
+        raise InputError(f"saved with {dict(saved)}, resumed with {dict(settings)}", where=where, fix=fix)
 
 
 class _Live:

@@ -7,10 +7,12 @@ options at which it changes nothing, or a sentence why there are none.
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from toy_tasks import classification, images, model_of, step_of
 
 from holdfast.core.contracts import Method, Term
@@ -19,6 +21,7 @@ from holdfast.train.objective import Objective, evaluate
 
 METHODS = [name for name in names("method") if isinstance(load("method", name)(), Method)]
 OWN_TESTS = Path(__file__).parents[1] / "methods"
+CARDS = Path(__file__).parents[2] / "docs" / "methods"
 
 
 def own(name, constant, default=None):
@@ -138,3 +141,18 @@ def test_without_draws_the_order_of_the_batch_does_not_matter(name):
     if any(drawn):
         pytest.skip("draws by position: another order is another draw")
     torch.testing.assert_close(*values)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_card_names_the_method_and_its_snippets_run(name):
+    card = (CARDS / f"{name}.md").read_text(encoding="utf-8")
+    assert card.splitlines()[0].endswith(f"(`{name}`)")
+    snippets = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    assert snippets
+    for snippet in snippets:
+        task = classification()
+        exec(snippet, {"task": task, "model": model_of(task), "batch": images(), "unlabelled": [images(seed=9)]})
+    for block in re.findall(r"```yaml\n(.*?)```", card, flags=re.DOTALL):
+        parsed = yaml.safe_load(block)
+        for key, kind in (("methods", "method"), ("surgery", "surgery")):
+            assert all(build(kind, spec) is not None for spec in parsed.get(key, []))

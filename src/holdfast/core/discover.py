@@ -102,7 +102,7 @@ def _as_task(found: Any, options: Mapping[str, Any], where: str) -> Task:
         return found
     task = call(found, options, where=where, build=build) if callable(found) else found
     if not isinstance(task, Task):
-        raise InputError(f"is a {type(task).__name__}, not a Task", where=where, fix="return holdfast.Task(...)")
+        raise InputError(f"is of type {type(task).__name__}, not Task", where=where, fix="return holdfast.Task(...)")
     return task
 
 

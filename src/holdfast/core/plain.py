@@ -44,4 +44,4 @@ def _collection(value: Any) -> Any:
         return plain(numbers())
     if isinstance(value, Iterable):
         return [plain(item) for item in value]
-    raise TypeError(f"a {type(value).__name__} has no JSON form")
+    raise TypeError(f"{type(value).__name__} has no JSON form")

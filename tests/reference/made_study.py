@@ -56,9 +56,10 @@ class MadeRun:
     def __post_init__(self) -> None:
         for recipe, body in self.study.recipes.items():
             for seed in self.study.seeds():
-                rng = np.random.default_rng([*seed, sorted(self.study.recipes).index(recipe)])
                 self._training(recipe, seed)
                 for weights in ("last", *body.averages):
+                    # An average shares its training's luck.
+                    rng = np.random.default_rng([*seed, sorted(self.study.recipes).index(recipe)])
                     self._deployment(recipe, seed, weights, rng)
 
     def samples(self, row: Row) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +76,7 @@ class MadeRun:
                   np.array([self.cost[recipe]]), np.zeros(1, dtype=np.int64), probe="train")  # fmt: skip
 
     def _deployment(self, recipe: str, seed: tuple[int, int], weights: str, rng: np.random.Generator) -> None:
-        level = self.error[recipe] * (1 + self.noise * rng.normal()) * (0.98 if weights == "ema" else 1.0)
+        level = self.error[recipe] * (1 + self.noise * rng.normal()) * (0.95 if weights == "ema" else 1.0)
         groups = np.repeat(np.arange(self.groups), 4)
         for split in ("select", "report"):
             frames = (1 + 0.2 * rng.normal(size=self.groups))[groups] + 0.1 * rng.normal(size=len(groups))

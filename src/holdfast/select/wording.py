@@ -13,11 +13,11 @@ def number(value: float) -> str:
     """Three significant digits with trailing zeros, so that columns compare: ``0.460``, ``12.3``, ``1234``."""
     if not math.isfinite(value):
         return "–"
-    if value != 0 and not 1e-4 <= abs(value) < 1e6:
-        return f"{value:.2e}"
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:#.3g}" if value else "0"
+    size = abs(value)
+    if size == 0:
+        return "0"
+    text = f"{size:.2e}" if not 1e-4 <= size < 1e6 else f"{size:.0f}" if size >= 100 else f"{size:#.3g}".rstrip(".")
+    return f"−{text}" if value < 0 else text
 
 
 def amount(value: float, unit: str) -> str:

@@ -22,15 +22,15 @@ _WIDEST = 1.0 / math.sqrt(12.0)
 
 @dataclass(frozen=True)
 class Profile:
-    """The weighting ``p(tau) = (gamma + 1) tau^gamma / step^(gamma + 1)`` of the iterates on ``[0, step]``."""
+    """The weighting ``p(tau) = (gamma + 1) tau^gamma / step^(gamma + 1)`` of the iterates on ``[0, step]``.
+
+    Args:
+        width: relative standard deviation of the profile, which fixes ``gamma``; see `power_of_width`.
+        step: update at which the average was taken.
+    """
 
     width: float
     step: int
-
-    @property
-    def gamma(self) -> float:
-        """The power whose profile has the relative width; see `power_of_width`."""
-        return power_of_width(self.width)
 
 
 def power_of_width(width: float) -> float:
@@ -70,21 +70,20 @@ def solve_profile(stored: Sequence[Profile], target: Profile) -> list[float]:
         raise InputError(f"step {target.step} lies beyond the {len(stored)} snapshots", where="post-hoc EMA",
                          fix="ask for the step of a snapshot")  # fmt: skip
     n = len(stored)
-    system, right = np.zeros((n + 1, n + 1)), np.ones(n + 1)
-    for i, left in enumerate(stored):
-        system[i, :n] = [_product(left, other) for other in stored]
-        right[i] = _product(left, target)
-    system[n, :n] = system[:n, n] = 1.0
+    gammas = np.array([power_of_width(profile.width) for profile in (*stored, target)])
+    steps = np.array([float(profile.step) for profile in (*stored, target)])
+    products = _products(gammas, steps)
+    system, right = np.ones((n + 1, n + 1)), np.ones(n + 1)
+    system[:n, :n], system[n, n], right[:n] = products[:n, :n], 0.0, products[:n, n]
     # Near-identical profiles make the system singular; the smallest solution is as good as any.
     return [float(c) for c in np.linalg.lstsq(system, right, rcond=1e-12)[0][:n]]
 
 
-def _product(a: Profile, b: Profile) -> float:
+def _products(gammas: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """``integral p_a p_b = (ga+1)(gb+1) / (ga+gb+1) * m^(ga+gb+1) / (ta^(ga+1) tb^(gb+1))``, ``m = min(ta, tb)``."""
-    ga, gb = a.gamma, b.gamma
-    m = min(a.step, b.step)
-    shares = math.pow(m / a.step, ga + 1) * math.pow(m / b.step, gb + 1)
-    return (ga + 1) * (gb + 1) / (ga + gb + 1) * shares / m
+    g, t = gammas + 1.0, np.minimum.outer(steps, steps)
+    shares = (t / steps[:, None]) ** g[:, None] * (t / steps[None, :]) ** g[None, :]
+    return np.asarray(np.multiply.outer(g, g) / (np.add.outer(g, g) - 1.0) * shares / t)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,21 @@ def test_without_a_clean_share_the_attacked_term_keeps_the_name():
     assert (term.name, term.weight, term.crafted) == ("clean", 1.0, True)
 
 
+def test_a_share_of_samples_keeps_whole_samples_clean_in_one_term():
+    task, batch = classification(), images(n=64)
+    method = Adversarial(attack=FGSM(eps=4), clean_weight=0.25, share_of="samples")
+    term = clean_term(task, batch)
+    [mixed] = method.rewrite([term], step_of(task, model_of(task), batch))
+    [full] = Adversarial(attack=FGSM(eps=4), clean_weight=0).rewrite([term], step_of(task, model_of(task), batch))
+    image, attacked = mixed.views[0]["image"], full.views[0]["image"]
+    clean = [torch.equal(a, b) for a, b in zip(image, batch["image"], strict=True)]
+    moved = [torch.equal(a, b) for a, b in zip(image, attacked, strict=True)]
+    assert all(c != m for c, m in zip(clean, moved, strict=True))
+    assert 4 <= sum(clean) <= 30  # 16 expected of 64 with probability 0.25
+    assert (mixed.name, mixed.weight, mixed.crafted) == ("clean", 1.0, True)
+    assert method.passes() == FGSM(eps=4).passes()
+
+
 def test_attacks_each_term_against_its_own_loss():
     task, batch = classification(), images()
     model = model_of(task).eval()

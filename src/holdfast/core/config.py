@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.fields import FieldInfo
 
 from holdfast.core.errors import InputError, nearest
+from holdfast.core.sweep import expand_sweep
 
 __all__ = [
     "Gate",
@@ -266,7 +266,7 @@ def load_study(path: Path) -> Study:
     if not path.is_file():
         raise InputError("no such study file", where=str(path), fix="give the path of a study.yaml")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"not valid YAML: {' '.join(str(error).split())}", where=str(path)) from None
     if not isinstance(raw, Mapping):
@@ -276,57 +276,30 @@ def load_study(path: Path) -> Study:
     return parse_study(raw, where=str(path))
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Safe YAML in which a key that is written twice is an error; plain YAML would drop the first silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is written twice", key.start_mark)
+            seen.add(str(key.value))
+        return yaml.SafeLoader.construct_mapping(self, node, deep)
+
+
 def parse_study(raw: Mapping[str, Any], *, where: str = "study") -> Study:
     """Expand the sweep of a raw mapping and validate it; see `load_study`."""
-    expanded = dict(copy.deepcopy(dict(raw)))
-    sweep = expanded.pop("sweep", None) or {}
-    if sweep:
-        expanded["recipes"] = {
-            **(expanded.get("recipes") or {}),
-            **_expand(sweep, expanded.get("recipes") or {}, where),
-        }
-    recipes = expanded.get("recipes")
-    if isinstance(recipes, Mapping):
-        expanded["recipes"] = {name: body or {} for name, body in recipes.items()}
+    expanded = dict(raw)
+    sweep = expanded.pop("sweep", None)
+    if isinstance(recipes := expanded.get("recipes"), Mapping):
+        written = {name: body or {} for name, body in recipes.items()}
+        expanded["recipes"] = {**written, **expand_sweep(sweep or {}, written, where=where)}
     study = _validate(Study, expanded, where=where)
     for name in study.recipes:
         study.training_of(name)
     return study
-
-
-def _expand(sweep: Any, recipes: Mapping[str, Any], where: str) -> dict[str, Any]:
-    points: dict[str, Any] = {}
-    if not isinstance(sweep, Mapping):
-        raise InputError("must map a name to {base, grid}", where=f"{where}: sweep")
-    for name, block in sweep.items():
-        if not isinstance(block, Mapping) or set(block) != {"base", "grid"} or not isinstance(block["grid"], Mapping):
-            raise InputError("needs exactly the keys base and grid", where=f"{where}: sweep.{name}")
-        if block["base"] not in recipes:
-            raise InputError(
-                f"base {block['base']!r} is no recipe",
-                where=f"{where}: sweep.{name}",
-                fix=f"one of {sorted(recipes)}",
-            )
-        axes = {path: values if isinstance(values, list) else [values] for path, values in block["grid"].items()}
-        for values in itertools.product(*axes.values()):
-            setting = dict(zip(axes, values, strict=True))
-            label = ",".join(f"{path.rsplit('.', 1)[-1]}={value}" for path, value in setting.items())
-            body = copy.deepcopy(recipes[block["base"]]) or {}
-            for path, value in setting.items():
-                _set_path(body, path, value, where=f"{where}: sweep.{name}.grid")
-            points[f"{name}[{label}]"] = body
-    return points
-
-
-def _set_path(body: Any, path: str, value: Any, *, where: str) -> None:
-    *parents, last = path.split(".")
-    node = body
-    try:
-        for part in parents:
-            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
-        node[int(last) if isinstance(node, list) else last] = value
-    except (IndexError, ValueError, TypeError, AttributeError):
-        raise InputError(f"{path!r} does not lead anywhere in the base recipe", where=where) from None
 
 
 def _validate(model: type[ModelT], raw: Mapping[str, Any], *, where: str) -> ModelT:

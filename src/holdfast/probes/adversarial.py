@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,6 @@ from holdfast.attacks.seal import perturb
 from holdfast.core.contracts import Attack, Batch, Measurement, Outputs, Subject
 from holdfast.core.discover import build
 from holdfast.core.errors import InputError
-from holdfast.core.space import with_leaf
 from holdfast.probes.bench import Bench, batch_size
 
 __all__ = ["Adversarial"]
@@ -83,27 +83,23 @@ class Adversarial:
 
 
 def _attacked(bench: Bench, attack: Attack, batch: Batch, seed: int, size: int = 64) -> tuple[Batch, tuple[str, ...]]:
-    """The batch with its perturbable leaf attacked, and the flags raised on the way."""
-    (path, leaf), *more = list(bench.task.space)
-    if more:
-        raise InputError("attacks on several leaves at once are not measured yet", where="probe adversarial",
-                         fix="declare one perturbable leaf in the task's space")  # fmt: skip
-    pieces, zeros, n = [], 0, batch_size(batch)
+    """The batch with its perturbable leaves attacked jointly, and the flags raised on the way."""
+    space, pieces, zeros, n = bench.task.space, [], 0, batch_size(batch)
     for start in range(0, n, size):
         part = tree_map(lambda t, a=start: t[a : a + size], batch)
         seen: dict[str, Tensor] = {}
-        x = bench.task.space.values(part)[path]
         generator = torch.Generator().manual_seed(seed + start)
-        crafted = perturb(attack, lambda z, p=part: _loss(bench, with_leaf(p, path, z)), x, leaf, generator,
-                          model=bench.model, report=seen)  # fmt: skip
-        zeros += int(seen.get("zero_gradient", torch.zeros(())))
-        pieces.append(with_leaf(part, path, crafted))
+        crafted = perturb(attack, partial(_loss_at, bench, part), space.values(part), space.leaves, generator,
+                          bench.model, report=seen)  # fmt: skip
+        zeros += int(seen.get("zero_gradient", 0))
+        pieces.append(space.replace(part, crafted))
     flags = ("zero_gradient",) if zeros > n // 20 else ()
     return tree_map(lambda *parts: torch.cat(parts), *pieces), flags
 
 
-def _loss(bench: Bench, batch: Batch) -> Tensor:
-    return bench.task.loss(bench.task.forward(bench.model, batch), batch)
+def _loss_at(bench: Bench, batch: Batch, values: Mapping[str, Tensor]) -> Tensor:
+    attacked = bench.task.space.replace(batch, values)
+    return bench.task.loss(bench.task.forward(bench.model, attacked), attacked)
 
 
 def _mean_loss(bench: Bench, batch: Batch) -> float:

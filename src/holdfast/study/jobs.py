@@ -1,20 +1,18 @@
-"""The jobs of a study, as plain functions that a worker process runs: tables, trainings, probes, the showcase."""
+"""The jobs of a study, as plain functions that a worker process runs: tables, trainings, probes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import nn
 
 from holdfast.core.config import Study
-from holdfast.core.contracts import Measurement, Picture, Subject, Task
+from holdfast.core.contracts import Measurement, Subject, Task
 from holdfast.core.discover import build, load_task
 from holdfast.data.table import Table, materialise, open_table
 from holdfast.deploy.subjects import open_subject
@@ -24,7 +22,7 @@ from holdfast.train.loop import TrainingRun, build_initial, train
 from holdfast.train.objective import Objective
 from holdfast.weights import files
 
-__all__ = ["Context", "Showcase", "make_tables", "run_probe", "run_showcase", "run_training", "weights_path"]
+__all__ = ["Context", "bench_of", "make_tables", "run_probe", "run_training", "weights_path"]
 
 Advance = Callable[[int, str], None]
 CALIBRATION_SAMPLES = 128
@@ -118,47 +116,6 @@ def run_probe(context: Context, cell: MeasureCell, advance: Advance) -> list[Mea
     return measurements
 
 
-@dataclass(frozen=True, kw_only=True)
-class Showcase:
-    """Pictures and curves of one training for the report."""
-
-    recipe: str
-    weights: str
-    pictures: tuple[Picture, ...]
-    series: dict[str, np.ndarray]
-    worst: tuple[int, ...]
-
-
-def run_showcase(context: Context, cell: TrainCell, weights: str, frames: Sequence[int], advance: Advance) -> Showcase:
-    """Draw frames of the ``report`` split under the first and the second pipeline, and the traces of a sequence.
-
-    Args:
-        context: the study.
-        cell: the training to show.
-        weights: which of its weights.
-        frames: indices of the frames to draw; empty: the three on which the two pipelines differ most.
-        advance: progress.
-    """
-    bench, task = bench_of(context, cell, weights), context.task()
-    reference, deployed = (
-        context.study.preprocessing[0],
-        context.study.preprocessing[-1 if len(context.study.preprocessing) < 2 else 1],
-    )
-    outputs = {name: bench.outputs(bench.eager, "report", name) for name in (reference, deployed)}
-    if not frames:
-        frames = _worst(bench, outputs[reference], outputs[deployed])
-    roles = {"reference": outputs[reference], "deployed": outputs[deployed]}
-    pictures: list[Picture] = []
-    if task.picture is not None:
-        from holdfast.data.table import sensor_batch
-
-        data = task.data("report")
-        pictures = [task.picture(sensor_batch(data, [i]), _one(roles, i), 0) for i in frames]
-    advance(1, "")
-    return Showcase(recipe=cell.recipe, weights=weights, pictures=tuple(pictures),
-                    series=_traces(bench, reference, deployed), worst=tuple(frames))  # fmt: skip
-
-
 # --- pieces ---------------------------------------------------------------------------------------------
 
 
@@ -209,7 +166,7 @@ def _open_subjects(context: Context, model: nn.Module) -> list[Subject]:
     example = task.inputs(table.batch(torch.arange(2)))
     # Spread over the split: the first frames of a recording resemble one another.
     chosen = torch.linspace(0, len(table) - 1, min(CALIBRATION_SAMPLES, len(table))).long()
-    calibration = [task.inputs(table.batch(part)) for part in chosen.split(16)]
+    calibration = [task.inputs(table.batch(part)) for part in torch.tensor_split(chosen, len(chosen) // 16 or 1)]
     return [
         open_subject(spec, model, example, calibration, context.out / "artefacts") for spec in context.study.subjects
     ]
@@ -235,45 +192,6 @@ def _training_rows(
             probe="train", subject=bench.eager, preprocessing="train", split="train", metric=metric, unit=unit,
             better="lower", values=np.array([value]), groups=np.zeros(1, dtype=np.int64),
         )  # fmt: skip
-
-
-def _worst(bench: Bench, reference: Any, deployed: Any, count: int = 3) -> tuple[int, ...]:
-    """Frames of ``report`` on which the two pipelines differ most, one per group so that they are not neighbours."""
-    drifts = [drift for drift in bench.task.drifts if drift.over == "sample"]
-    if not drifts:
-        return tuple(range(min(count, len(_required(bench.table("report", bench.preprocessing[0]))))))
-    batch = bench.batch("report", bench.preprocessing[0])
-    values, groups = bench.values(drifts[0], (reference, deployed), batch)
-    order = torch.argsort(torch.nan_to_num(values, nan=-1.0), descending=True).tolist()
-    chosen: list[int] = []
-    for index in order:
-        if all(groups[index] != groups[other] for other in chosen):
-            chosen.append(index)
-        if len(chosen) == count:
-            break
-    return tuple(chosen)
-
-
-def _traces(bench: Bench, reference: str, deployed: str) -> dict[str, np.ndarray]:
-    """Curves over the first sequence: ``truth``, ``reference`` and ``deployed``."""
-    traces, split = bench.task.traces, "report_sequence"
-    if traces is None or bench.table(split, reference) is None:
-        return {}
-    found: dict[str, np.ndarray] = {}
-    for role, pipeline in (("reference", reference), ("deployed", deployed)):
-        batch, outputs = bench.batch(split, pipeline), bench.outputs(bench.eager, split, pipeline)
-        first = torch.from_numpy(np.flatnonzero(bench.groups(batch) == 0))
-        for name, curve in traces(_at(outputs, first), _at(batch, first)).items():
-            found["truth" if name == "truth" else f"{role}: {name}"] = curve.detach().numpy()
-    return found
-
-
-def _one(roles: dict[str, Any], index: int) -> dict[str, Any]:
-    return {role: _at(nest, torch.tensor([index])) for role, nest in roles.items()}
-
-
-def _at(nest: Any, indices: Tensor) -> Any:
-    return tree_map(lambda t: t[indices], nest)
 
 
 def _required(table: Table | None) -> Table:

@@ -76,9 +76,10 @@ class Plan:
     trainings: tuple[TrainCell, ...]
     measurements: tuple[MeasureCell, ...]
 
-    def keys(self) -> set[str]:
-        """Keys of the cells whose rows belong to the study as it stands now; others are stale."""
-        return {cell.key for cell in (*self.trainings, *self.measurements)}
+    def names(self) -> dict[str, str]:
+        """Name by key of the cells whose rows belong to the study as it stands now; other rows are stale."""
+        names = {cell.key: cell.name for cell in self.trainings}
+        return names | {cell.key: cell.name for cell in self.measurements}
 
     def table_key(self, split: str, pipeline: str) -> str | None:
         """Key of a table, or None where the task has no such split."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from holdfast.core.config import Study
 from holdfast.core.errors import HoldfastError, NonFiniteError
-from holdfast.core.fingerprint import environment
+from holdfast.core.fingerprint import config_hash, environment
 from holdfast.core.progress import Progress
 from holdfast.core.store import RunFolder
 from holdfast.study import jobs as work
-from holdfast.study.conclude import Outcome, conclude
+from holdfast.study.conclude import Outcome, Shows, conclude
 from holdfast.study.plan import MeasureCell, Plan, TableCell, TrainCell
+from holdfast.study.showcase import Showcase, run_showcase
 from holdfast.study.workers import Failure, Job, run_jobs
 
 __all__ = ["Outcome", "run_study"]
@@ -49,22 +50,30 @@ def run_study(study: Study, *, base: Path, out: Path, workers: int = 2, quiet: b
     with RunFolder(context.out) as folder, Progress(quiet=quiet) as progress:
         plan = context.plan()
         folder.put_json("study.json", study.model_dump(mode="json"))
-        folder.put_json("provenance.json", environment())
         running = _Running(context=context, plan=plan, folder=folder, workers=workers, progress=progress)
         _compute(running)
-        outcome = conclude(context, plan, folder, shows=_showcase(running), workers=workers)
-        _say_stale(running)
-    return outcome
+        return conclude(context, plan, folder, show=_showcase(running))
 
 
 def _compute(running: _Running) -> None:
-    """Do every job that is missing and commit what comes back."""
+    """Do every job that is missing and commit what comes back, with the environment that made it."""
+    provenance = _record_environment(running.folder)
     for job, result in run_jobs(list(_missing(running)), workers=running.workers, progress=running.progress):
         cell = job.arguments[1]
         if isinstance(result, Failure):
             _settle_failure(running, cell, result)
         elif not isinstance(cell, TableCell):
-            running.folder.commit(cell.key, result, {"name": cell.name})
+            stamped = [replace(m, row=replace(m.row, provenance=provenance)) for m in result]
+            running.folder.commit(cell.key, stamped, {"name": cell.name})
+
+
+def _record_environment(folder: RunFolder) -> str:
+    """Write down versions, commit and hardware; the key under which rows refer to them."""
+    found = environment()
+    key = config_hash({name: value for name, value in found.items() if name != "time"})
+    if not folder.path("provenance", f"{key}.json").exists():
+        folder.put_json(f"provenance/{key}.json", found)
+    return key
 
 
 def _settle_failure(running: _Running, cell: Any, failure: Failure) -> None:
@@ -121,23 +130,17 @@ def _steps(context: work.Context, plan: Plan, cell: TrainCell) -> int:
     return max(1, length // training.batch_size * training.epochs)
 
 
-def _showcase(running: _Running) -> Any:
-    """Draw the given trainings in workers; trainings whose weights are gone are left out."""
+def _showcase(running: _Running) -> Shows:
+    """Draws the given trainings in workers; trainings whose weights are gone are left out."""
 
-    def show(cells: Sequence[tuple[TrainCell, str]], frames: Sequence[int]) -> list[work.Showcase]:
-        there = [(c, w) for c, w in cells if work.weights_path(running.context.out, c, w).exists()]
+    def show(cells: Sequence[tuple[TrainCell, str]], frames: Sequence[int]) -> list[Showcase]:
         jobs = [
-            Job(name=f"pictures {cell.recipe}", call=work.run_showcase,
+            Job(name=f"pictures {cell.recipe} {weights}", call=run_showcase,
                 arguments=(running.context, cell, weights, tuple(frames)))
-            for cell, weights in there
+            for cell, weights in cells
+            if work.weights_path(running.context.out, cell, weights).exists()
         ]  # fmt: skip
-        results = [result for _, result in run_jobs(jobs, workers=running.workers, progress=running.progress)]
-        return [result for result in results if not isinstance(result, Failure)]
+        drawn = run_jobs(jobs, workers=running.workers, progress=running.progress)
+        return [result for _, result in drawn if not isinstance(result, Failure)]
 
     return show
-
-
-def _say_stale(running: _Running) -> None:
-    stale = len(running.folder.rows()) - len(running.folder.rows(running.plan.keys()))
-    if stale:
-        running.progress.say(f"{stale} rows of earlier settings are kept in rows.jsonl but not used")

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from holdfast.core.contracts import Outputs, Picture
 from holdfast.data.table import sensor_batch
 from holdfast.probes.bench import Bench, batch_size
-from holdfast.study.jobs import Advance, Context, bench_of
+from holdfast.study.jobs import Context, bench_of
 from holdfast.study.plan import TrainCell
 
 __all__ = ["Showcase", "run_showcase"]
@@ -40,7 +40,7 @@ class Showcase:
     series: Mapping[str, np.ndarray]
 
 
-def run_showcase(context: Context, cell: TrainCell, weights: str, frames: Sequence[int], advance: Advance) -> Showcase:
+def run_showcase(context: Context, cell: TrainCell, weights: str, frames: Sequence[int]) -> Showcase:
     """Draw frames of the ``report`` split and the traces of its first sequence.
 
     Args:
@@ -48,13 +48,11 @@ def run_showcase(context: Context, cell: TrainCell, weights: str, frames: Sequen
         cell: the training to show.
         weights: which of its weights.
         frames: indices of the frames to draw; empty: those on which the two pipelines differ most.
-        advance: progress.
     """
     bench = bench_of(context, cell, weights)
     pipelines = dict(zip(("reference", "deployed"), (context.study.preprocessing * 2)[:2], strict=True))
     outputs = {role: bench.outputs(bench.eager, "report", name) for role, name in pipelines.items()}
     chosen = tuple(frames) or _worst(bench, outputs["reference"], outputs["deployed"])
-    advance(1, "")
     return Showcase(
         recipe=cell.recipe,
         weights=weights,

@@ -82,6 +82,11 @@ class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's o
         round_to(torch.zeros(1), precision)  # refuses an unknown precision
         self.precision = precision
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nobody compiles through this mode, and the guard would import the compiler: two seconds at the first call.
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from holdfast.deploy.nest import flatten
 
 __all__ = ["agreement_db", "fold_batchnorm"]
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _FAITHFUL_DB = 80.0  # rounding of fp32 stays above 100 dB; a wrong fold of trained statistics falls below 40
 
@@ -71,14 +71,22 @@ def _copy(model: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
 
 
 def agreement_db(reference: list[Tensor], other: list[Tensor]) -> float:
-    r"""Smallest signal-to-noise ratio over paired tensors, :math:`10 \log_{10} \sum r^2 / \sum (r - o)^2`, in dB."""
-    worst = float("inf")
-    for r, o in zip(reference, other, strict=True):
-        noise = (r.double() - o.double()).square().sum()
-        signal = r.double().square().sum()
-        if noise > 0 or noise.isnan():
-            worst = min(worst, float(10 * torch.log10(signal / noise).nan_to_num(nan=-torch.inf)))
-    return worst
+    r"""Smallest signal-to-noise ratio over paired tensors, :math:`10 \log_{10} \sum r^2 / \sum (r - o)^2`, in dB.
+
+    Equal tensors agree to infinity; values that are NaN or the same infinity in both count as equal, a value that
+    is finite in one alone makes minus infinity.
+    """
+    return min((_agreement(r, o) for r, o in zip(reference, other, strict=True)), default=float("inf"))
+
+
+def _agreement(reference: Tensor, other: Tensor) -> float:
+    r, o = reference.detach().double(), other.detach().double()
+    same = (r == o) | (r.isnan() & o.isnan())
+    noise = torch.where(same, 0.0, r - o).square().sum()
+    if noise == 0:
+        return float("inf")
+    signal = torch.where(r.isfinite(), r, 0.0).square().sum()
+    return float((10 * torch.log10(signal / noise)).nan_to_num(nan=-torch.inf))
 
 
 def _run(model: nn.Module, example: tuple[Tensor, ...]) -> list[Tensor]:
@@ -88,7 +96,7 @@ def _run(model: nn.Module, example: tuple[Tensor, ...]) -> list[Tensor]:
 
 def _adjacent(model: nn.Module, example: tuple[Tensor, ...]) -> list[tuple[str, str]]:
     """Names of (layer, normalisation) where the second is fed the first one's output, each called once."""
-    kinds = (*_CONVOLUTIONS, nn.Linear, *_NORMS)
+    kinds = (*_PLAIN, *_TRANSPOSED, nn.Linear, *_NORMS)
     names: dict[nn.Module, str] = {
         module: name for name, module in model.named_modules() if name and isinstance(module, kinds)
     }
@@ -117,7 +125,27 @@ def _adjacent(model: nn.Module, example: tuple[Tensor, ...]) -> list[tuple[str, 
 
 
 def _fuse(layer: nn.Module, norm: nn.Module) -> nn.Module:
-    if isinstance(layer, nn.Linear):
-        return fuse_linear_bn_eval(layer, norm)  # type: ignore[arg-type]  # narrower stub than the function
-    transpose = isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
-    return fuse_conv_bn_eval(layer, norm, transpose=transpose)  # type: ignore[arg-type, type-var]  # likewise
+    """A copy of ``layer`` that computes ``norm(layer(x))``; torch's own fusion fails for grouped transposed ones."""
+    assert isinstance(norm, _NORMS)
+    assert isinstance(norm.running_mean, Tensor)
+    assert isinstance(norm.running_var, Tensor)
+    assert isinstance(layer, (*_PLAIN, *_TRANSPOSED, nn.Linear))
+    fused = copy.deepcopy(layer)
+    scale = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean if fused.bias is None else fused.bias - norm.running_mean
+    bias = shift * scale if norm.bias is None else shift * scale + norm.bias
+    fused.weight = nn.Parameter((fused.weight * _along_outputs(scale, fused)).detach())
+    fused.bias = nn.Parameter(bias.detach())
+    return fused
+
+
+def _along_outputs(scale: Tensor, layer: nn.Module) -> Tensor:
+    """``scale`` (outputs,) in the shape in which it multiplies the layer's weight."""
+    if isinstance(layer, _TRANSPOSED):
+        # The weight is (inputs, outputs / groups, ...), and group g of the inputs feeds group g of the outputs.
+        rows = scale.view(layer.groups, -1).repeat_interleave(layer.in_channels // layer.groups, dim=0)
+        return rows.view(*rows.shape, *[1] * len(layer.kernel_size))
+    trailing = len(layer.kernel_size) if isinstance(layer, _PLAIN) else 0
+    return scale.view(-1, 1, *[1] * trailing)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 __all__ = ["architecture_key", "digest", "named_state", "tensors_key", "versions", "weights_key"]
 
+_BOOKKEEPING = frozenset(vars(nn.Module()))
+
 
 def digest(*parts: object) -> str:
     """Hexadecimal SHA-256 (16 digits) of JSON-ready parts; the order of dictionary keys does not matter."""
@@ -84,9 +86,7 @@ def _is_users(base: type) -> bool:
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    return {
-        name: _plain(value) for name, value in vars(module).items() if not name.startswith("_") and name != "training"
-    }
+    return {name: _plain(value) for name, value in vars(module).items() if name not in _BOOKKEEPING}
 
 
 def _plain(value: Any) -> Any:

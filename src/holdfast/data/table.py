@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tree_map
 from torch.utils.data import default_collate
 
 from holdfast.core.contracts import Batch, Pipeline, Task
@@ -72,9 +72,9 @@ def materialise(task: Task, split: str, pipelines: Sequence[str], folders: Mappi
         raw = sensor_batch(data, indices)
         for name, writer in writers.items():
             batch = _pipeline(task, name)(raw)
-            task.space.check(
-                batch, where=f"split {split!r} under pipeline {name!r}, samples {indices[0]}..{indices[-1]}"
-            )
+            where = f"split {split!r} under pipeline {name!r}, samples {indices[0]}..{indices[-1]}"
+            task.space.check(batch, where=where)
+            _check_finite(batch, where=where)
             writer.write(start, batch)
         advance(len(indices))
     for writer in writers.values():
@@ -93,6 +93,13 @@ def sensor_batch(data: Any, indices: Sequence[int]) -> Batch:
     many = getattr(data, "__getitems__", None)
     samples = many(list(indices)) if many is not None else [data[i] for i in indices]
     return default_collate(samples)
+
+
+def _check_finite(batch: Batch, *, where: str) -> None:
+    for path, leaf in tree_flatten_with_path(batch)[0]:
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not bool(leaf.isfinite().all()):
+            raise InputError(f"leaf {keystr(path)} holds NaN or infinite values", where=where,
+                             fix="clean the data, or mark missing labels by a mask instead")  # fmt: skip
 
 
 def _pipeline(task: Task, name: str) -> Pipeline:

@@ -19,7 +19,7 @@ __all__ = ["feed", "open_session", "run_session"]
 
 
 def open_session(
-    graph: Path | bytes, *, threads: int, optimise: bool = True, optimised: Path | None = None
+    graph: Path | bytes, *, threads: int, optimise: bool = True, fused: Path | None = None
 ) -> InferenceSession:
     """Load a graph for the CPU.
 
@@ -27,7 +27,7 @@ def open_session(
         graph: the ``.onnx`` file, or its content.
         threads: of one operator; nodes run one after another.
         optimise: fuse nodes; off, a quantised graph is simulated in floating point.
-        optimised: where the fused graph is written, for a look at what really runs.
+        fused: where the fused graph is written, for a look at what really runs.
 
     Raises:
         BackendError: the graph is not valid.
@@ -40,8 +40,8 @@ def open_session(
     options.log_severity_level = 4  # what it would print is raised as well
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
-    if optimised is not None:
-        options.optimized_model_filepath = str(optimised)
+    if fused is not None:
+        options.optimized_model_filepath = str(fused)
     try:
         source = graph if isinstance(graph, bytes) else str(graph)
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

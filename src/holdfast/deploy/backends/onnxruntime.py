@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
 
 import onnx
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from holdfast.core.contracts import Artefact, Availability, Outputs, PrecisionPlan
 from holdfast.core.errors import BackendError
+from holdfast.core.store import atomic_path
 from holdfast.deploy.export import LAYOUT, export_onnx
 from holdfast.deploy.fold import agreement_db
 from holdfast.deploy.identity import digest, versions
@@ -110,10 +110,9 @@ class OnnxRuntimeSession:
         self._session: InferenceSession | None
         if precision == "int8":
             # Fusion decides here and now which nodes run in int8, so the fused graph is what has to be asked.
-            with TemporaryDirectory() as folder:
-                optimised = Path(folder) / "optimised.onnx"
-                self._session = open_session(path, threads=threads, optimised=optimised)
-                self._executed = executed_int8(onnx.load(optimised))
+            with atomic_path(path.with_suffix(".fused.onnx")) as fused:
+                self._session = open_session(path, threads=threads, fused=fused)
+                self._executed = executed_int8(onnx.load(fused))
         else:
             self._session = open_session(path, threads=threads)
         self._layout = json.loads(self._session.get_modelmeta().custom_metadata_map[LAYOUT])

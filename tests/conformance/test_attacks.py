@@ -21,7 +21,7 @@ def crafted(attack, *, leaf=None, batch=None, model=None, seed=0, mode="eval", r
     batch = batch or images()
     model = model or model_of(classification())
     leaf = leaf or Leaf()
-    loss = lambda z: torch.nn.functional.cross_entropy(model(z), batch["y"], reduction="none")  # noqa: E731
+    loss = lambda z: torch.nn.functional.cross_entropy(model(z), batch["y"], reduction="none")  # noqa: E731 - as in a notebook
     return perturb(attack, loss, batch["image"], leaf, torch.Generator().manual_seed(seed), model, mode, report)
 
 

@@ -141,9 +141,16 @@ def test_a_failed_seed_is_left_out_of_the_pairs(five):
     assert any("fgsm (4 of 5)" in line for line in remarks(verdict))
 
 
-def test_no_rows_at_all_name_the_objective(five):
-    with pytest.raises(InputError, match="objective 'clean error'"):
-        judged(five, [])
+def test_an_objective_without_rows_is_named(five):
+    with pytest.raises(InputError, match=r"objective 'clean error'.*metric"):
+        judged(five, five.without(metric=ERROR))
+
+
+def test_no_rows_at_all_select_nothing(five):
+    verdict = judged(five, [])
+    assert verdict.recommended is None
+    assert headline(verdict) == "Nothing to select: no recipe has rows."
+    assert remarks(verdict) == ["No rows, failed or unfinished: baseline, jitter, fgsm, fgsm (ema)."]
 
 
 # --- what may be ranked -----------------------------------------------------------------------------------

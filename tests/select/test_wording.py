@@ -5,7 +5,7 @@ import math
 import pytest
 
 from holdfast.select.stats import t_interval
-from holdfast.select.wording import amount, change, count, number, p_value, span
+from holdfast.select.wording import amount, change, count, ends, number, p_value, span, told_apart
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,14 @@ def test_p_values_are_printed_when_they_are_bad_too():
 
 def test_counts():
     assert (count(1, "seed"), count(5, "seed")) == ("1 seed", "5 seeds")
+
+
+def test_ends_use_a_dash_only_where_it_cannot_be_a_sign():
+    assert ends(t_interval([1.0, 1.1, 1.2])) == "0.852–1.35"
+    assert " to " in ends(t_interval([-1.0, 0.0, 1.0]))
+
+
+def test_a_bound_and_its_limit_are_told_apart():
+    assert told_apart(1.0983, 1.1, "×") == ("×1.098", "×1.100")
+    assert told_apart(1.1, 1.1, "m") == ("1.10 m", "1.10 m")
+    assert told_apart(0.2, 1.1, "m") == ("0.200 m", "1.10 m")

@@ -132,8 +132,8 @@ class Selection(_Frozen):
     """How the recommended recipe is found.
 
     Args:
-        objectives: axes of the Pareto front. Default: the task's primary metric under the last pipeline, the same
-            under the first, and training cost.
+        objectives: axes of the Pareto front. Default: the task's primary metric under the second pipeline, the
+            same under the first, and training cost.
         primary: index of the objective on which recipes are compared with the baseline.
         baseline: the recipe that others must beat.
         alpha: level of the tests, shared out by Holm.
@@ -196,7 +196,7 @@ class Study(_Frozen):
         init_seeds: seeds of the initialisation.
         order_seeds: seeds of data order and of every draw of the methods.
         pairing: ``zip`` pairs the two lists (one value is repeated), ``product`` crosses them.
-        preprocessing: pipelines to measure under; the first is the reference.
+        preprocessing: pipelines to measure under; the first is the reference, the second the one that ships.
         subjects: ``backend:precision``; the first is the reference.
         probes: plug-ins of ``probes/``.
         select, gates: see `Selection`, `Gate`.
@@ -235,6 +235,11 @@ class Study(_Frozen):
             if gate.recipe not in {*self.recipes, "recommended"}:
                 raise ValueError(f"gate {gate.name!r}: recipe {gate.recipe!r} is not one of {sorted(self.recipes)}")
         return self
+
+    @property
+    def deployed(self) -> str:
+        """The pipeline that ships: the second one, or the only one."""
+        return self.preprocessing[1] if len(self.preprocessing) > 1 else self.preprocessing[0]
 
     def seeds(self) -> list[tuple[int, int]]:
         """The (init, order) pairs of the study, in order."""

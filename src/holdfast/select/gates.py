@@ -14,7 +14,7 @@ from holdfast.select.power import Outcome, decide, units_to_decide
 from holdfast.select.stats import Interval
 from holdfast.select.table import Candidate, Table
 from holdfast.select.verdict import Verdict
-from holdfast.select.wording import amount, count
+from holdfast.select.wording import amount, count, told_apart
 
 __all__ = ["GateResult", "check_gates", "exit_code"]
 
@@ -149,20 +149,26 @@ def _log(ratio: float) -> float:
 def _judged(gate: Gate, candidate: Candidate, pairs: Sequence[Pair], evidence: Evidence) -> GateResult:
     low, high = _band(gate)
     rows = [row for pair in pairs for row in pair if row is not None]
-    flags = tuple(sorted({flag for row in rows for flag in row.flags}))
-    outcome, needed, doubt = decide(evidence.interval, low, high), "", ""
+    outcome, needed = decide(evidence.interval, low, high), ""
     if outcome == "INCONCLUSIVE" and (n := units_to_decide(evidence.interval, low, high)):
         needed = count(n, evidence.noun)
-    if outcome == "PASS" and (voiding := sorted(VOIDING & set(flags))):
-        outcome, doubt = "INCONCLUSIVE", f" It would pass, but the rows are flagged {', '.join(voiding)}."
-    unit = "×" if gate.relative_to else rows[0].unit
-    interval = _as_ratio(evidence.interval) if gate.relative_to else evidence.interval
-    return GateResult(
-        gate=gate, candidate=candidate, outcome=outcome, interval=interval, unit=unit, needed=needed, flags=flags,
-        reason=_reason(gate, interval, unit, len(pairs), evidence.noun, needed) + doubt,
+    result = GateResult(
+        gate=gate, candidate=candidate, outcome=outcome, reason="", needed=needed,
+        interval=_as_ratio(evidence.interval) if gate.relative_to else evidence.interval,
+        unit="×" if gate.relative_to else rows[0].unit, flags=tuple(sorted({f for row in rows for f in row.flags})),
         samples=min(row.n for row in rows), groups=min(row.groups for row in rows), seeds=len(pairs),
         executed=tuple(dict.fromkeys(row.executed for row in rows)),
     )  # fmt: skip
+    return _without_doubt(replace(result, reason=_reason(result, evidence.noun)))
+
+
+def _without_doubt(result: GateResult) -> GateResult:
+    """A pass on rows that may look better than they are is no pass."""
+    voiding = sorted(VOIDING & set(result.flags))
+    if result.outcome != "PASS" or not voiding:
+        return result
+    doubt = f"{result.reason} It would pass, but the rows are flagged {', '.join(voiding)}."
+    return replace(result, outcome="INCONCLUSIVE", reason=doubt)
 
 
 def _as_ratio(interval: Interval) -> Interval:
@@ -170,21 +176,24 @@ def _as_ratio(interval: Interval) -> Interval:
     return replace(interval, estimate=math.exp(interval.estimate), low=low, high=high)
 
 
-def _reason(gate: Gate, interval: Interval, unit: str, seeds: int, noun: str, needed: str) -> str:
+def _reason(result: GateResult, noun: str) -> str:
     """Estimate, the bound or interval that decides, the limit, what was repeated, and what would decide."""
-    scope = f"over {count(seeds, 'seed')}" if noun == "seed" else _for_runs(seeds, interval)
-    tail = f"; about {needed} would decide" if needed else ""
+    gate, interval, unit = result.gate, result.interval, result.unit
+    assert interval is not None, "a judged gate has an interval"
+    scope = f"over {count(result.seeds, 'seed')}" if noun == "seed" else _for_runs(result.seeds, interval)
+    tail = f"; about {result.needed} would decide" if result.needed else ""
     if gate.margin is not None:
         level, ends = 100 * (1 - 2 * gate.alpha), f"{amount(interval.low, unit)} to {amount(interval.high, unit)}"
         found = f"difference {amount(interval.estimate, unit)}, {level:g} % interval {ends}"
         return f"{found}, margin ±{amount(gate.margin, unit)}, {scope}{tail}."
-    kind = "ratio" if gate.relative_to else "mean"
-    side, bound, limit = (
-        ("upper", interval.high, gate.max) if gate.max is not None else ("lower", interval.low, gate.min)
-    )
+    limit = gate.max if gate.max is not None else gate.min
     assert limit is not None, "a gate has a limit or a margin"
-    found = f"{kind} {amount(interval.estimate, unit)}, {100 * (1 - gate.alpha):g} % {side} bound {amount(bound, unit)}"
-    return f"{found}, limit {amount(limit, unit)}, {scope}{tail}."
+    # A promise is kept by the far end of the interval and broken by the near one.
+    upper = (gate.max is not None) != (result.outcome == "FAIL")
+    side, bound = ("upper", interval.high) if upper else ("lower", interval.low)
+    found = f"{'ratio' if gate.relative_to else 'mean'} {amount(interval.estimate, unit)}"
+    bound_text, limit_text = told_apart(bound, limit, unit)
+    return f"{found}, {100 * (1 - gate.alpha):g} % {side} bound {bound_text}, limit {limit_text}, {scope}{tail}."
 
 
 def _for_runs(seeds: int, interval: Interval) -> str:

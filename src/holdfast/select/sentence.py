@@ -148,11 +148,11 @@ def _price(verdict: Verdict) -> Iterator[str]:
 
 def _runner_up(verdict: Verdict) -> Iterator[str]:
     """The next best candidate other than the baseline, when the data do not tell it from the recommended one."""
-    axis, primary = verdict.axes[verdict.primary], verdict.primary
-    chosen = verdict.of(verdict.recommended)
+    chosen, primary = verdict.of(verdict.recommended), verdict.primary
     rivals = [s for s in verdict.standings if s is not chosen and s.candidate != verdict.baseline]
     if chosen is None or not rivals:
         return
+    axis = verdict.axes[primary]
     rival = min(rivals, key=lambda s: to_minimise(_estimate(s, primary), axis.better))
     text = f"Next is {rival.candidate.name} with {amount(_estimate(rival, primary), axis.unit)}"
     if chosen.by_seed[primary].keys() & rival.by_seed[primary].keys():

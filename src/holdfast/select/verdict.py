@@ -91,9 +91,11 @@ def judge(study: Study, rows: Iterable[Row]) -> Verdict:
         rows: rows of the study's current cells.
 
     Raises:
-        InputError: an objective has no rows at all, or the primary objective's metric has no direction.
+        InputError: an objective has no rows though others have, or the primary one's metric has no direction.
     """
     table = Table(rows)
+    if not any(row.split.startswith("select") for row in table.rows):
+        return _nothing(study)
     axes, primary = _axes(study, table)
     candidates = candidates_of(study)
     standings = [_standing(table, axes, c) for c in candidates]
@@ -113,6 +115,14 @@ def judge(study: Study, rows: Iterable[Row]) -> Verdict:
 # --- pieces ---------------------------------------------------------------------------------------------
 
 
+def _nothing(study: Study) -> Verdict:
+    """Every training failed or none has finished."""
+    return Verdict(
+        axes=(), primary=0, standings=(), baseline=None, recommended=None, confirmation=None,
+        missing=candidates_of(study), seeds=len(study.seeds()), alpha=study.select.alpha,
+    )  # fmt: skip
+
+
 def _axes(study: Study, table: Table) -> tuple[tuple[Axis, ...], int]:
     objectives = study.select.objectives or _default_objectives(study, table)
     axes = []
@@ -128,12 +138,12 @@ def _axes(study: Study, table: Table) -> tuple[tuple[Axis, ...], int]:
 
 
 def _default_objectives(study: Study, table: Table) -> tuple[Objective, ...]:
-    """Primary metric (the first that a probe wrote) under the last pipeline and the first, and training cost."""
+    """Primary metric (the first that a probe wrote) as it ships and under the reference, and training cost."""
     ranked = (r for r in table.rows if r.probe == "deployment" and r.split == "select" and r.better != "neither")
     row = next(ranked, None)
     if row is None:
         raise InputError("no rows of the deployment probe to select on", where="select", fix="give select.objectives")
-    pipelines = dict.fromkeys((study.preprocessing[-1], study.preprocessing[0]))
+    pipelines = dict.fromkeys((study.deployed, study.preprocessing[0]))
     chosen = [Objective(metric=row.metric, preprocessing=p, subject=study.subjects[0]) for p in pipelines]
     cost = Objective(metric="train_cost", probe="train", label="training cost")
     return (*chosen, cost) if table.row_like(cost, split="select") else tuple(chosen)

@@ -6,25 +6,29 @@ import math
 
 from holdfast.select.stats import Interval
 
-__all__ = ["amount", "change", "count", "number", "p_value", "span"]
+__all__ = ["amount", "change", "count", "ends", "number", "p_value", "span", "told_apart"]
 
 
-def number(value: float) -> str:
+def number(value: float, digits: int = 3) -> str:
     """Three significant digits with trailing zeros, so that columns compare: ``0.460``, ``12.3``, ``1234``."""
     if not math.isfinite(value):
         return "–"
     size = abs(value)
     if size == 0:
         return "0"
-    text = f"{size:.2e}" if not 1e-4 <= size < 1e6 else f"{size:.0f}" if size >= 100 else f"{size:#.3g}".rstrip(".")
+    if not 1e-4 <= size < 1e6:
+        text = f"{size:.{digits - 1}e}"
+    else:
+        text = f"{size:.0f}" if size >= 10**digits else f"{size:#.{digits}g}".rstrip(".")
     return f"−{text}" if value < 0 else text
 
 
-def amount(value: float, unit: str) -> str:
+def amount(value: float, unit: str, digits: int = 3) -> str:
     """A number with its unit; the unit ``1`` is not written, and a factor is ``×1.42``."""
+    text = number(value, digits)
     if unit == "×":
-        return f"×{number(value)}"
-    return number(value) if unit in {"", "1"} else f"{number(value)} {unit}"
+        return f"×{text}"
+    return text if unit in {"", "1"} else f"{text} {unit}"
 
 
 def span(interval: Interval, unit: str = "") -> str:
@@ -32,6 +36,18 @@ def span(interval: Interval, unit: str = "") -> str:
     if not interval.bounded:
         return f"no interval from {interval.method}"
     return f"{number(interval.low)} to {amount(interval.high, unit)}"
+
+
+def ends(interval: Interval) -> str:
+    """The ends of an interval for a table: ``0.537–0.586``, or ``−0.1 to 0.2`` where a dash would be misread."""
+    between = "–" if interval.low >= 0 else " to "
+    return f"{number(interval.low)}{between}{number(interval.high)}"
+
+
+def told_apart(a: float, b: float, unit: str) -> tuple[str, str]:
+    """Two amounts with as many digits as it takes to see which is larger, at most six."""
+    digits = next((d for d in (3, 4, 5) if a == b or number(a, d) != number(b, d)), 6)
+    return amount(a, unit, digits), amount(b, unit, digits)
 
 
 def change(value: float, reference: float) -> str:

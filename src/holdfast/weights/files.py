@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -33,6 +34,8 @@ STATE_KEYS = (
 PREFIXES = ("module.", "_orig_mod.")
 """What wrappers (DDP, compile) put before every name."""
 _METADATA = "holdfast"
+
+T = TypeVar("T")
 
 
 # --- writing ----------------------------------------------------------------------------------------------
@@ -108,24 +111,42 @@ def load(path: Path | str, *, key: str | None = None, finite: bool = True) -> tu
     Raises:
         InputError: a missing, truncated or malicious file, no state dict inside, NaN or infinite values.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = _only_index(path)
-    if not path.is_file():
-        raise InputError("no such file", where=str(path), fix="give a .safetensors or .pt file")
-    if path.name.endswith(".index.json"):
+    path = locate(path)
+    if is_index(path):
         state, metadata, source = *_load_sharded(path), {"format": "safetensors, sharded"}
     elif path.suffix == ".safetensors":
         state, metadata, source = *_load_safetensors(path), {"format": "safetensors"}
     else:
-        state, metadata, source = _load_pickle(path, key)
+        state, metadata, source = load_pickle(path, key)
     state, prefix = strip_prefix(state)
     if finite:
         check_finite(state, where=str(path))
     return state, {**metadata, "source": {"file": path.name, **source, "prefix": prefix}}
 
 
-def strip_prefix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+def locate(path: Path | str) -> Path:
+    """The file that holds the weights: ``path`` itself, or the only index or weight file of a folder.
+
+    Raises:
+        InputError: no such file, or a folder without exactly one.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = sorted(path.glob("*.safetensors.index.json")) or sorted(path.glob("*.safetensors"))
+        if len(found) != 1:
+            raise InputError(f"{len(found)} weight files", where=str(path), fix="name the file or the index")
+        path = found[0]
+    if not path.is_file():
+        raise InputError("no such file", where=str(path), fix="give a .safetensors or .pt file")
+    return path
+
+
+def is_index(path: Path) -> bool:
+    """Whether a file lists the shards of a checkpoint."""
+    return path.name.endswith(".index.json")
+
+
+def strip_prefix(state: Mapping[str, T]) -> tuple[dict[str, T], str]:
     """The state without the prefixes that all of its names carry, and those prefixes."""
     removed = ""
     while state:
@@ -158,13 +179,6 @@ def decode_metadata(header: Mapping[str, str]) -> dict[str, Any]:
     return {name: value for name, value in header.items() if name != "format"}
 
 
-def _only_index(folder: Path) -> Path:
-    found = sorted(folder.glob("*.safetensors.index.json")) or sorted(folder.glob("*.safetensors"))
-    if len(found) != 1:
-        raise InputError(f"{len(found)} weight files", where=str(folder), fix="name the file or the index")
-    return found[0]
-
-
 def shards_of(index: Path) -> dict[Path, list[str]]:
     """Shard file -> names it holds, of a ``.safetensors.index.json``.
 
@@ -191,14 +205,30 @@ def _load_sharded(index: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     metadata: dict[str, Any] = {}
     for shard, names in shards_of(index).items():
         part, metadata = _load_safetensors(shard)
-        if missing := set(names) - set(part):
-            raise InputError(f"{shard.name} lacks {sorted(missing)[0]}", where=str(index), fix="copy all shards")
-        state |= {name: part[name] for name in names}
+        state |= {name: pick(part, name, index) for name in names}
     return state, metadata
 
 
-def _load_pickle(path: Path, key: str | None) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-    content = read_pickle(path)
+def pick(part: Mapping[str, T], name: str, index: Path) -> T:
+    """The entry of a shard that the index promises.
+
+    Raises:
+        InputError: when it is not there.
+    """
+    if name not in part:
+        raise InputError(f"no shard holds {name}", where=str(index), fix="copy all shards")
+    return part[name]
+
+
+def load_pickle(
+    path: Path, key: str | None, *, mapped: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """The state dict that `torch.save` wrote, its metadata, and where it was found; no code from the file is run.
+
+    Raises:
+        InputError: truncated, no torch file, one that wants code to be run, or no state dict under ``key``.
+    """
+    content = _read_pickle(path, mapped=mapped)
     found = _nested_states(content)
     chosen = key if key is not None else next((k for k in ("", *STATE_KEYS) if k in found), next(iter(found), None))
     if chosen is None or chosen not in found:
@@ -209,14 +239,9 @@ def _load_pickle(path: Path, key: str | None) -> tuple[dict[str, Tensor], dict[s
     return found[chosen], dict(metadata) if isinstance(metadata, Mapping) else {}, source
 
 
-def read_pickle(path: Path, *, mapped: bool = False) -> Any:
-    """Whatever `torch.save` wrote, without running any code from it; ``mapped`` leaves the tensors in the file.
-
-    Raises:
-        InputError: truncated, not a torch file, or one that wants code to be run.
-    """
+def _read_pickle(path: Path, *, mapped: bool) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle may raise anything; nothing in it is executed
         raise damaged(path, error) from error
 

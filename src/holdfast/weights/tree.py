@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +120,19 @@ def _kind(name: str, tensor: Tensor, *, is_parameter: bool) -> Kind:
 # --- refusing what does not fit ---------------------------------------------------------------------------
 
 
-def check_alike(states: Mapping[str, State]) -> None:
+class Shaped(Protocol):
+    """A tensor, or what is known of one that was not read yet."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its dtype."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Its shape."""
+
+
+def check_alike(states: Mapping[str, Mapping[str, Shaped]]) -> None:
     """Refuse states whose keys, shapes or dtypes differ from those of the first one.
 
     Args:
@@ -145,7 +157,7 @@ def check_alike(states: Mapping[str, State]) -> None:
         )
 
 
-def _signature(tensor: Tensor | None) -> str:
+def _signature(tensor: Shaped | None) -> str:
     return "missing" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 

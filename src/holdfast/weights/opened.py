@@ -1,0 +1,146 @@
+"""Checkpoints opened without being read: every entry can be fetched in pieces, so memory stays small."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from holdfast.core.errors import InputError
+from holdfast.weights import files
+
+__all__ = ["Opened", "Place", "open_checkpoint", "sha256"]
+
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "BOOL": torch.bool,
+}  # fmt: skip
+NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+"""torch dtype -> its name in a safetensors header."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One entry of an opened checkpoint.
+
+    Args:
+        dtype, shape: of the entry.
+        read: ``(start, row)`` fills ``row`` with the elements from ``start`` on, in row-major order.
+    """
+
+    dtype: torch.dtype
+    shape: torch.Size
+    read: Callable[[int, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint whose entries can be fetched in pieces.
+
+    Args:
+        path: the file.
+        places: name -> entry, prefixes of wrappers removed.
+        metadata: as `holdfast.weights.files.load` gives it.
+    """
+
+    path: Path
+    places: Mapping[str, Place]
+    metadata: Mapping[str, Any]
+
+    def tensor(self, name: str) -> Tensor:
+        """One entry as a whole."""
+        place = self.places[name]
+        row = torch.empty(place.shape.numel(), dtype=place.dtype)
+        place.read(0, row)
+        return row.view(place.shape)
+
+
+@contextlib.contextmanager
+def open_checkpoint(path: Path | str, *, key: str | None = None) -> Iterator[Opened]:
+    """Open a file that `holdfast.weights.files.load` would read; the same forms and the same refusals.
+
+    safetensors files are read piece by piece, ``.pt`` files through a memory map; ``.pt`` files from before torch 1.6
+    cannot be mapped and are loaded whole.
+
+    Raises:
+        InputError: a missing, truncated or malicious file, or no state dict inside.
+    """
+    path = files.locate(path)
+    with contextlib.ExitStack() as stack:
+        if files.is_index(path):
+            shards = files.shards_of(path)
+            parts = {shard: _open_safetensors(shard, stack) for shard in shards}
+            places = {
+                name: files.pick(parts[shard][0], name, path) for shard, names in shards.items() for name in names
+            }
+            metadata: dict[str, Any] = next((metadata for _, metadata in parts.values()), {})
+            source: dict[str, Any] = {"format": "safetensors, sharded"}
+        elif path.suffix == ".safetensors":
+            places, metadata = _open_safetensors(path, stack)
+            source = {"format": "safetensors"}
+        else:
+            state, metadata, source = files.load_pickle(path, key, mapped=True)
+            places = {name: Place(t.dtype, t.shape, partial(_copy_piece, t)) for name, t in state.items()}
+        places, prefix = files.strip_prefix(places)
+        yield Opened(path, places, {**metadata, "source": {"file": path.name, **source, "prefix": prefix}})
+
+
+def _open_safetensors(path: Path, stack: contextlib.ExitStack) -> tuple[dict[str, Place], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as checked:  # the library checks the whole header
+            metadata = files.decode_metadata(checked.metadata() or {})
+        file = stack.enter_context(path.open("rb", buffering=0))
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        places = {name: _place(path, file.fileno(), 8 + length, entry) for name, entry in header.items()}
+    except Exception as error:  # the reader's own errors have no common base that is public
+        raise files.damaged(path, error) from error
+    return places, metadata
+
+
+def _place(path: Path, descriptor: int, data: int, entry: Mapping[str, Any]) -> Place:
+    if entry["dtype"] not in _DTYPES:
+        raise InputError(f"dtype {entry['dtype']} cannot be averaged", where=str(path), fix="convert the file")
+    read = partial(_read_piece, path, descriptor, data + entry["data_offsets"][0])
+    return Place(_DTYPES[entry["dtype"]], torch.Size(entry["shape"]), read)
+
+
+def _read_piece(path: Path, descriptor: int, begin: int, start: int, row: Tensor) -> None:
+    memory = row.view(torch.uint8).numpy().data
+    got = os.preadv(descriptor, [memory], begin + start * row.itemsize)
+    while 0 < got < len(memory):
+        more = os.preadv(descriptor, [memory[got:]], begin + start * row.itemsize + got)
+        got = got + more if more else -1
+    if got != len(memory):
+        raise InputError("became shorter while it was read", where=str(path), fix="wait until it is written")
+
+
+def _copy_piece(tensor: Tensor, start: int, row: Tensor) -> None:
+    if tensor.is_contiguous():
+        row.copy_(tensor.view(-1)[start : start + row.numel()])
+        return
+    # Row by row: flattening a transposed tensor as a whole would copy it.
+    width = max(1, tensor[0].numel()) if tensor.dim() else 1
+    first, last = start // width, -(-(start + row.numel()) // width)
+    skip = start - first * width
+    row.copy_(tensor[first:last].reshape(-1)[skip : skip + row.numel()])
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

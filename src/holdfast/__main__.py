@@ -1,7 +1,8 @@
-"""``python -m holdfast``."""
+"""``python -m holdfast``: the command line."""
 
 from __future__ import annotations
 
 from holdfast.cli.main import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -131,7 +131,7 @@ def _steps(context: work.Context, plan: Plan, cell: TrainCell) -> int:
 
 
 def _showcase(running: _Running) -> Shows:
-    """Draws the given trainings, here: it takes less than starting a worker. Where weights are gone, nothing is drawn."""
+    """Draws trainings in this process, which is quicker than starting a worker; needs their weights."""
 
     def show(cells: Sequence[tuple[TrainCell, str]], frames: Sequence[int]) -> list[Showcase]:
         return [

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import holdfast
 from holdfast.core.config import load_study
 from holdfast.core.errors import InputError, nearest
+from holdfast.core.plain import plain
 
 if TYPE_CHECKING:
     from holdfast.study.run import Outcome
 
-__all__ = ["default_workers", "find_study", "run_and_show", "use_data"]
+__all__ = ["default_workers", "find_study", "run_and_show", "show", "use_data"]
 
 SHIPPED = Path(holdfast.__file__).parent / "studies"
 
@@ -61,11 +62,17 @@ def run_and_show(path: Path, *, out: Path | None, workers: int, quiet: bool, as_
         as_json: print one JSON object instead of text.
     """
     study = load_study(path)
+    # Heavy, and not needed to find out that a study file is wrong.
     from holdfast.study.run import run_study
 
     outcome = run_study(study, base=path.parent, out=out or Path("runs") / study.name, workers=workers, quiet=quiet)
-    if as_json:
-        print(json.dumps({"exit_code": outcome.exit_code, "report": str(outcome.report), "table": outcome.table}))
-    else:
-        print(f"{outcome.table}\n\nreport: {outcome.report}")
+    show(outcome, as_json=as_json)
     return outcome
+
+
+def show(outcome: Outcome, *, as_json: bool) -> None:
+    """Print what a study found: text, or one JSON object with the verdict and the gates."""
+    if as_json:
+        print(json.dumps(plain(outcome), allow_nan=False))
+    else:
+        print(f"{outcome.table.rstrip()}\n\nreport: {outcome.report}")

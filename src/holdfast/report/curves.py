@@ -30,11 +30,14 @@ MARKERS = "os^vDP*X"
 
 def adversarial_curves(report: ReportInput, table: Table) -> list[Drawn]:
     """One figure per attack: the primary metric over the budget, one line per candidate."""
-    metric = _attacked_metric(report)
+    metric = _attacked_metric(report) if report.verdict.axes else None
     budgets = _budgets(row.condition for row in table.rows if row.probe == "adversarial")
     if metric is None:
         return []
-    drawn = (_attack_figure(report, table, metric, attack, eps) for attack, eps in budgets.items())
+    drawn = [
+        _attack_figure(report, table, metric, attack, eps, name=f"attack{i}")
+        for i, (attack, eps) in enumerate(budgets.items())
+    ]
     return [figure for figure in drawn if figure is not None]
 
 
@@ -55,7 +58,7 @@ def _budgets(conditions: Iterator[str]) -> dict[str, dict[float, str]]:
 
 
 def _attack_figure(
-    report: ReportInput, table: Table, metric: str, attack: str, budgets: Mapping[float, str]
+    report: ReportInput, table: Table, metric: str, attack: str, budgets: Mapping[float, str], *, name: str
 ) -> Drawn | None:
     pipeline = report.study.preprocessing[0]
     asked = {e: Where(metric=metric, preprocessing=pipeline, probe="adversarial", condition=c)
@@ -75,7 +78,7 @@ def _attack_figure(
         axes.legend(frameon=False, fontsize=8)
         ends = (f"{c.name} {amount(float(np.mean(curve[max(curve)])), row.unit)}" for c, curve in curves.items())
         alt = f"{metric} under {attack}; at budget {max(budgets):g}: {'; '.join(ends)}"
-        drawing = svg.inline(figure, name=f"attack-{attack}", alt=alt)
+        drawing = svg.inline(figure, name=name, alt=alt)
     return Drawn(svg=drawing, caption=f"{metric} under {attack}, {count(row.n, 'sample')} a seed")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["Label", "placed"]
 
-LETTER_PT, LINE_PT = 5.2, 11.0
+LETTER_PT, LINE_PT = 5.6, 11.0
 """Rough size of a letter at nine points; exact widths are known to the browser alone."""
 
 
@@ -34,17 +34,17 @@ def placed(axes: Any, points: Sequence[tuple[float, float]], names: Sequence[str
     axes.figure.draw_without_rendering()  # the layout moves the axes
     per_pt = axes.figure.dpi / 72
     spots = [tuple(axes.transData.transform(point) / per_pt) for point in points]
-    edge = axes.bbox.x1 / per_pt
+    left_edge, right_edge = axes.bbox.x0 / per_pt, axes.bbox.x1 / per_pt
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
     labels = []
     for point, (x, y), name in zip(points, spots, names, strict=True):
         width = LETTER_PT * len(name)
-        best = Label(name, point, (9.0, 0.0), "left")
-        for rise, side in product((0, 11, -11, 22, -22, 33, -33), (1, -1)):
-            left = x + 9 if side > 0 else x - 9 - width
+        best = Label(name, point, (6.0, 8.0), "left")
+        for rise, side in product((8, -8, 19, -19, 30, -30), (1, -1)):
+            left = x + 6 if side > 0 else x - 6 - width
             box = (left, y + rise - LINE_PT / 2, left + width, y + rise + LINE_PT / 2)
-            if box[2] <= edge and not any(_overlap(box, other) for other in taken):
-                best = Label(name, point, (9.0 * side, float(rise)), "left" if side > 0 else "right")
+            if left_edge <= box[0] and box[2] <= right_edge and not any(_overlap(box, other) for other in taken):
+                best = Label(name, point, (6.0 * side, float(rise)), "left" if side > 0 else "right")
                 taken.append(box)
                 break
         labels.append(best)

@@ -51,9 +51,10 @@ def inline(figure: Any, *, name: str, alt: str) -> str:
 
     Args:
         figure: a matplotlib figure drawn within `style`.
-        name: prefix of the ids, unique in the page.
+        name: prefix of the ids, letters and digits, unique in the page.
         alt: what the figure shows, in words.
     """
+    assert name.isalnum(), "the prefix goes into the markup as it is"
     text = image_bytes(figure, "svg").decode()
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     body = text[text.index("<svg") :]

@@ -25,7 +25,7 @@ def summary(report: ReportInput) -> str:
         tables = (two_factor(report.study, table, candidate, metric) for candidate in report.candidates)
         texts = [table_text(found) for found in tables if found is not None]
         blocks += texts[:TABLES]
-        blocks += [f"{len(texts) - TABLES} more tables stand in the report."] if len(texts) > TABLES else []
+        blocks += [f"{count(len(texts) - TABLES, 'more table')} in the report."] if len(texts) > TABLES else []
     blocks += [_gates(report)] if report.gates else []
     blocks += ["\n".join(f"FAILED {name}: {reason}" for name, reason in report.failures.items())]
     return "\n\n".join(block for block in blocks if block) + "\n"

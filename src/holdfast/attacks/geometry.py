@@ -55,8 +55,11 @@ class Ball:
         x, radius = x.detach(), _radius(eps, leaf, x)
         low, high = leaf.stored(leaf.low, x), leaf.stored(leaf.high, x)
         if norm == "linf":
-            low, high = low.maximum(_inside(x - radius, x, radius)), high.minimum(_inside(x + radius, x, radius))
-        return cls(x=x, norm=norm, unit=leaf.budget(1.0, x), radius=radius, low=low.minimum(x), high=high.maximum(x))
+            reach = _reach(x, radius)
+            low, high = torch.clamp(low, x - reach, x), torch.clamp(high, x, x + reach)
+        else:
+            low, high = low.minimum(x), high.maximum(x)
+        return cls(x=x, norm=norm, unit=leaf.budget(1.0, x), radius=radius, low=low, high=high)
 
     @classmethod
     def joined(cls, balls: Sequence[Ball]) -> Ball:
@@ -68,10 +71,11 @@ class Ball:
     def project(self, z: Tensor) -> Tensor:
         """The nearest admissible tensor, a new one."""
         if self.norm == "l2":
-            delta = torch.where(self.radius > 0, z - self.x, 0.0)
-            scaled = torch.where(self.radius > 0, delta / self.radius, 0.0)
+            inverse = (self.radius > 0) / self.radius.clamp(min=torch.finfo(self.radius.dtype).tiny)
+            scaled = (z - self.x) * inverse
             # A hair inside, so that the promise survives the rounding of x + delta.
-            z = self.x + delta * ((1.0 - 1e-5) / per_sample_norm(scaled)).clamp(max=1.0)
+            shrink = ((1.0 - 1e-5) / per_sample_norm(scaled)).clamp(max=1.0)
+            z = torch.addcmul(self.x, scaled, self.radius * shrink)
         return z.clamp(self.low, self.high).to(self.x.dtype)
 
     def start(self, generator: Generator) -> Tensor:
@@ -84,10 +88,10 @@ class Ball:
 
     def ascend(self, z: Tensor, gradient: Tensor, step: Tensor) -> Tensor:
         """One step of steepest ascent of length ``step`` (stored values), projected; a zero gradient moves nothing."""
-        direction = gradient.sign() if self.norm == "linf" else self.radius * gradient
-        if self.norm == "l2":
-            direction = direction / per_sample_norm(direction)
-        return self.project(torch.addcmul(z, direction, step))
+        if self.norm == "linf":
+            return self.project(torch.addcmul(z, gradient.sign(), step))
+        direction = self.radius * gradient
+        return self.project(torch.addcmul(z, direction, step / per_sample_norm(direction)))
 
 
 def _radius(eps: Any, leaf: Leaf, x: Tensor) -> Tensor:
@@ -103,9 +107,11 @@ def _radius(eps: Any, leaf: Leaf, x: Tensor) -> Tensor:
     return leaf.budget(float(eps), x)
 
 
-def _inside(edge: Tensor, x: Tensor, radius: Tensor) -> Tensor:
-    """``edge``, or its neighbour on the side of ``x`` where rounding has put it outside the ball."""
-    return torch.where((edge - x).abs() > radius, torch.nextafter(edge, x), edge)
+def _reach(x: Tensor, radius: Tensor) -> Tensor:
+    """The radius less what the rounding of ``x + radius`` may add to it."""
+    coarse = torch.finfo(x.dtype).bits < 32  # there a bound over all elements would eat the whole budget
+    size = x.abs() if coarse else x.abs().amax()
+    return (radius - torch.finfo(x.dtype).eps * (size + radius)).clamp(min=0.0)
 
 
 def per_sample_norm(x: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def _craft(
         crafted = attack.craft(watched, ball.x.clone(), ball, generator).detach()
     with torch.no_grad():
         # A gradient that overflowed must not cost the promise; the report and the loss show it.
-        return ball.project(torch.where(crafted.isfinite(), crafted, ball.x))
+        return ball.project(crafted.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
 
 
 def _budget_of(eps: Any, path: str) -> Any:

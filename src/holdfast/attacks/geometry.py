@@ -75,7 +75,7 @@ class Ball:
             scaled = (z - self.x) * inverse
             # A hair inside, so that the promise survives the rounding of x + delta.
             shrink = ((1.0 - 1e-5) / per_sample_norm(scaled)).clamp(max=1.0)
-            z = torch.addcmul(self.x, scaled, self.radius * shrink)
+            z = torch.addcmul(self.x, scaled, self.radius * shrink, out=scaled)
         return z.clamp(self.low, self.high).to(self.x.dtype)
 
     def start(self, generator: Generator) -> Tensor:
@@ -89,7 +89,8 @@ class Ball:
     def ascend(self, z: Tensor, gradient: Tensor, step: Tensor) -> Tensor:
         """One step of steepest ascent of length ``step`` (stored values), projected; a zero gradient moves nothing."""
         if self.norm == "linf":
-            return self.project(torch.addcmul(z, gradient.sign(), step))
+            moved = gradient.sign()  # one tensor for the whole step: on a small model, memory is what costs
+            return torch.addcmul(z, moved, step, out=moved).clamp_(self.low, self.high)
         direction = self.radius * gradient
         return self.project(torch.addcmul(z, direction, step / per_sample_norm(direction)))
 

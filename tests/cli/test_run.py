@@ -54,6 +54,16 @@ def test_the_same_command_does_nothing_twice_and_answers_as_json(run_folder: Pat
     assert rows.read_bytes() == before
 
 
+def test_the_report_is_written_again_from_the_rows(run_folder: Path) -> None:
+    report = run_folder / "runs" / "toy" / "report.html"
+    before = report.read_bytes()
+    report.unlink()
+    done = holdfast("report", "runs/toy", cwd=run_folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert report.read_bytes() == before
+    assert holdfast("report", "runs", cwd=run_folder).stderr.startswith("holdfast: runs: is no run folder")
+
+
 def test_a_failed_gate_ends_with_1(run_folder: Path) -> None:
     gates = [{**STUDY["gates"][0], "max": 1e-9}]  # type: ignore[index]  # a dictionary of mixed values
     (run_folder / "strict.yaml").write_text(yaml.safe_dump({**STUDY, "gates": gates}))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from holdfast.core.config import Study
+from holdfast.core.config import Study, parse_study
 from holdfast.core.errors import HoldfastError, NonFiniteError
 from holdfast.core.fingerprint import config_hash, environment
 from holdfast.core.progress import Progress
@@ -18,7 +19,7 @@ from holdfast.study.plan import MeasureCell, Plan, TableCell, TrainCell
 from holdfast.study.showcase import Showcase, run_showcase
 from holdfast.study.workers import Failure, Job, run_jobs
 
-__all__ = ["Outcome", "run_study"]
+__all__ = ["Outcome", "report_again", "run_study"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +50,27 @@ def run_study(study: Study, *, base: Path, out: Path, workers: int = 2, quiet: b
     context = work.Context(study=study, base=base.resolve(), out=out.resolve())
     with RunFolder(context.out) as folder, Progress(quiet=quiet) as progress:
         plan = context.plan()
-        folder.put_json("study.json", study.model_dump(mode="json"))
+        folder.put_json("study.json", {"study": study, "base": context.base})
         running = _Running(context=context, plan=plan, folder=folder, workers=workers, progress=progress)
         _compute(running)
-        return conclude(context, plan, folder, show=_showcase(running))
+        return conclude(context, plan, folder, show=_showcase(context))
+
+
+def report_again(out: Path, *, base: Path | None = None) -> Outcome:
+    """Judge and report once more what a run folder holds; nothing is trained or measured.
+
+    Args:
+        out: the run folder.
+        base: folder to which a task file is relative; None: where it was when the study ran.
+
+    Raises:
+        InputError: no run folder, or its task is not there any more.
+    """
+    with RunFolder(out, writer=False) as folder:
+        record = json.loads(folder.path("study.json").read_text(encoding="utf-8"))
+        study = parse_study(record["study"], where=str(folder.path("study.json")))
+        context = work.Context(study=study, base=base or Path(record["base"]), out=out.resolve())
+        return conclude(context, context.plan(), folder, show=_showcase(context))
 
 
 def _compute(running: _Running) -> None:
@@ -130,14 +148,14 @@ def _steps(context: work.Context, plan: Plan, cell: TrainCell) -> int:
     return max(1, length // training.batch_size * training.epochs)
 
 
-def _showcase(running: _Running) -> Shows:
+def _showcase(context: work.Context) -> Shows:
     """Draws trainings in this process, which is quicker than starting a worker; needs their weights."""
 
     def show(cells: Sequence[tuple[TrainCell, str]], frames: Sequence[int]) -> list[Showcase]:
         return [
-            run_showcase(running.context, cell, weights, frames)
+            run_showcase(context, cell, weights, frames)
             for cell, weights in cells
-            if work.weights_path(running.context.out, cell, weights).exists()
+            if work.weights_path(context.out, cell, weights).exists()
         ]
 
     return show

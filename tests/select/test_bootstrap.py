@@ -64,6 +64,13 @@ def test_bootstrap_names_of_groups_do_not_matter(pairs):
     assert bootstrap_groups(values, groups, repetitions=50) == bootstrap_groups(values, renamed, repetitions=50)
 
 
+def test_single_samples_and_blocks_of_one_are_the_same():
+    values = np.random.default_rng(6).normal(size=(30, 2))
+    whole = bootstrap_groups(values, np.arange(30)[::-1], statistic=lambda x: float(x[:, 0].mean()), repetitions=100)
+    split = bootstrap_groups(values[:, 0], np.arange(30)[::-1], repetitions=100)
+    assert (whole.low, whole.high) == pytest.approx((split.low, split.high))
+
+
 def test_few_groups_fall_back_to_t_over_group_means():
     values, groups = [1.0, 3.0, 4.0, 4.0, math.nan], [0, 0, 1, 1, 1]
     got = within_run(values, groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ from holdfast.select.verdict import Axis, Standing, Verdict
 from holdfast.select.wording import amount
 
 __all__ = ["Drawn", "new_figure", "pareto"]
+
+LABEL_LETTERS = 38
+"""As much of an axis label as fits beside the axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,4 +89,5 @@ def _mean(standing: Standing, index: int) -> float:
 
 def _axis_label(axis: Axis) -> str:
     unit = "" if axis.unit in {"", "1"} else f" [{axis.unit}]"
-    return f"{axis.label}{unit}, {'less' if axis.better == 'lower' else 'more'} is better"
+    text = f"{axis.label}{unit}, {'less' if axis.better == 'lower' else 'more'} is better"
+    return textwrap.fill(text, LABEL_LETTERS)

@@ -115,7 +115,10 @@ def _evaluator(
     if statistic is mean:
         sums = np.bincount(codes, weights=x, minlength=count)
         return lambda drawn: float(sums[drawn].sum() / sizes[drawn].sum())
-    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
+    ordered = np.argsort(codes, kind="stable")
+    if count == len(x):
+        return lambda drawn: statistic(x[ordered[drawn]])
+    members = np.split(ordered, np.cumsum(sizes)[:-1])
     return lambda drawn: statistic(x[np.concatenate([members[g] for g in drawn])])
 
 

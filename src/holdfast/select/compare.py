@@ -83,7 +83,8 @@ class PairedTests:
         self, candidate: Candidate, against: Candidate, paired: Paired, p: float, family: int
     ) -> Comparison:
         finding, needed = self._finding(paired, p), None
-        if finding in {"not separated", "direction"}:
+        too_few = finding == "direction" and paired.interval.n < WINNER_SEEDS
+        if finding == "not separated" or too_few:
             needed = seeds_needed(paired.differences, alpha=self.alpha / family)
             needed = None if needed is None else max(needed, WINNER_SEEDS)
         return Comparison(

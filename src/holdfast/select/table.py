@@ -72,6 +72,7 @@ class Table:
         self._places: dict[_Place, list[Row]] = {}
         for row in self.rows:
             self._places.setdefault(_place_of(row), []).append(row)
+        self._candidates = tuple(dict.fromkeys(Candidate(row.recipe, row.weights) for row in self.rows))
 
     def collect(self, where: Where, *, candidate: Candidate, split: str) -> dict[Seed, Row]:
         """Rows by seed; a metric over sequences is found on ``<split>_sequence``. Empty when there are none.
@@ -106,8 +107,7 @@ class Table:
 
     def row_like(self, where: Where, *, split: str) -> Row | None:
         """Any candidate's row for a question: tells unit and direction."""
-        for row in self.rows:
-            candidate = Candidate(row.recipe, row.weights)
+        for candidate in self._candidates:
             if found := self.collect(where, candidate=candidate, split=split):
                 return next(iter(found.values()))
         return None
@@ -126,13 +126,14 @@ class Table:
 
 
 def describe(where: Where) -> str:
-    """A question in words: the label of an objective, else metric, pipeline, subject and condition."""
+    """A question in words: the label of an objective, else metric, pipeline, subject where unusual, and condition."""
     if label := getattr(where, "label", ""):
         return str(label)
     if where.probe == TRAINING:
         return where.metric
+    subject = "" if where.subject == Where.model_fields["subject"].default else f" on {where.subject}"
     condition = f", {where.condition}" if where.condition else ""
-    return f"{where.metric} under {where.preprocessing} on {where.subject}{condition}"
+    return f"{where.metric} under {where.preprocessing}{subject}{condition}"
 
 
 def _by_seed(rows: Iterable[Row], where: Where, candidate: Candidate) -> dict[Seed, Row]:

@@ -127,7 +127,10 @@ def _listen(messages: Any, progress: Progress) -> None:
         name, total, units, note = message
         if name not in bars:
             bars[name] = progress.add(name, total=total)
-        progress.advance(bars[name], units, note=note)
+        if units is None:
+            progress.finish(bars[name])
+        else:
+            progress.advance(bars[name], units, note=note)
 
 
 def _result(future: Future[Any]) -> Any:
@@ -168,6 +171,8 @@ def _call(job: Job) -> Any:
         return Failure(reason=str(error), error=error, trace=traceback.format_exc())
     except Exception as error:  # a plug-in may raise anything; its cell fails, the others go on
         return Failure(reason=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+    finally:
+        _messages.put((job.name, job.units, None, ""))
 
 
 def _reporter(job: Job) -> Callable[[int, str], None]:

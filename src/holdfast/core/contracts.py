@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Artefact", "Attack", "Availability", "Average", "Backend", "Batch", "Drift", "Measurement", "Method",
-    "Metric", "Outputs", "Picture", "Pipeline", "PrecisionPlan", "Probe", "Session", "Step", "Subject",
+    "Metric", "Outputs", "Picture", "Pipeline", "PrecisionPlan", "Prepares", "Probe", "Session", "Step", "Subject",
     "Surgery", "Task", "Term", "UsesVariants", "WeightPerturbation", "conventional_inputs",
 ]  # fmt: skip
 
@@ -151,9 +151,9 @@ class Task:
     picture: Callable[[Batch, Mapping[str, Outputs], int], Picture] | None = None
     fingerprint: str = ""
 
-    def forward(self, model: Callable[..., Outputs], batch: Batch) -> Outputs:
+    def forward(self, model: Callable[..., Outputs], batch: Batch, **call: Any) -> Outputs:
         """Call a model, or anything that takes its place, on a batch of model inputs."""
-        return model(*self.inputs(batch))
+        return model(*self.inputs(batch), **call)
 
 
 def _identity(batch: Batch) -> Batch:
@@ -175,6 +175,7 @@ class Term:
         weight: factor of the term in the step's loss.
         joins: name of a term with which this one shares a single concatenated forward (BatchNorm then sees both).
         crafted: the views are adversarial or otherwise final already: not to be attacked again.
+        call: keyword arguments of the model call, for models that a surgery has prepared, e.g. to read a head.
     """
 
     name: str
@@ -183,6 +184,7 @@ class Term:
     weight: float = 1.0
     joins: str | None = None
     crafted: bool = False
+    call: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +194,7 @@ class Step:
     Args:
         task: the task.
         model: the unwrapped module, for crafting and for taps.
-        forward: ``batch -> outputs`` through the wrapped model, as training forwards run.
+        forward: ``batch -> outputs`` through the wrapped model, as training forwards run; keywords go to the model.
         batch: the labelled batch, as the loader gave it.
         unlabelled: a batch of the unlabelled stream, or None.
         index: number of the step since the objective was made (micro-batches count).
@@ -202,7 +204,7 @@ class Step:
 
     task: Task
     model: nn.Module
-    forward: Callable[[Batch], Outputs]
+    forward: Callable[..., Outputs]
     batch: Batch
     unlabelled: Batch | None
     index: int
@@ -237,6 +239,15 @@ class UsesVariants(Protocol):
     @property
     def variants(self) -> tuple[str, ...]:
         """Names of the task's pipelines."""
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A method that needs the model changed before training, e.g. an auxiliary head."""
+
+    @property
+    def surgery(self) -> Sequence[Surgery]:
+        """What `Objective.prepare` has to apply for this method."""
 
 
 @runtime_checkable

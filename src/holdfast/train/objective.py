@@ -9,7 +9,7 @@ model = objective.strip(model)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from holdfast.core.contracts import Batch, Method, Outputs, Step, Surgery, Task, Term, WeightPerturbation
+from holdfast.core.contracts import Batch, Method, Outputs, Prepares, Step, Surgery, Task, Term, WeightPerturbation
 from holdfast.core.errors import ClashError, InputError
 from holdfast.train.draws import generator
+from holdfast.train.terms import evaluate
 
 __all__ = ["Objective", "unwrap"]
 
@@ -42,13 +43,16 @@ class Objective:
 
     Raises:
         ClashError: two methods exclude each other.
-        InputError: the first batch leaves the declared input range.
+        InputError: the first batch leaves the declared input range, or `prepare` was needed and left out.
     """
 
     def __init__(self, task: Task, methods: Sequence[Method] = (), *, surgery: Sequence[Surgery] = (),
                  perturbation: WeightPerturbation | None = None, unlabelled: Iterable[Batch] | None = None,
                  seed: int = 0) -> None:  # fmt: skip
-        self.task, self.methods, self.surgery = task, tuple(methods), tuple(surgery)
+        self.task, self.methods = task, tuple(methods)
+        own = (piece for method in self.methods if isinstance(method, Prepares) for piece in method.surgery)
+        self.surgery = (*surgery, *own)
+        self._prepared: type[nn.Module] | None = None
         self.perturbation, self.seed = perturbation, seed
         self.index = 0
         self._stream = _Stream(unlabelled)
@@ -61,6 +65,7 @@ class Objective:
         """The model to train: every surgery applied in order, before DDP and the optimiser exist."""
         for piece in self.surgery:
             model = piece.apply(model, example)
+        self._prepared = type(model)
         return model
 
     def strip(self, model: nn.Module) -> nn.Module:
@@ -88,6 +93,9 @@ class Objective:
 
     def terms(self, model: nn.Module, batch: Batch) -> list[Term]:
         """The terms of this step after every method; drawing again at the same step gives the same terms."""
+        if self.surgery and type(unwrap(model)) is not self._prepared:
+            raise InputError("the model was not prepared", where="objective",
+                             fix="train what objective.prepare(model, example) returns")  # fmt: skip
         if self.index % RANGE_CHECK_EVERY == 0:
             self.task.space.check(batch, where=f"training batch of step {self.index}")
         terms = [Term(name="clean", views=(batch,), loss=lambda outputs: self.task.loss(outputs[0], batch))]
@@ -153,62 +161,8 @@ class Objective:
             mine.update(saved)
 
 
-def evaluate(terms: Sequence[Term], forward: Callable[[Batch], Outputs]) -> Tensor:
-    """Sum of weighted mean losses; a view that several terms share (the same object) is run once."""
-    done: dict[int, Outputs] = {}
-    groups = _joined(terms)
-    for group in groups:
-        _run(group, forward, done)
-    total: Tensor | None = None
-    for term in terms:
-        loss = term.weight * term.loss(tuple(done[id(view)] for view in term.views)).mean()
-        total = loss if total is None else total + loss
-    if total is None:
-        raise InputError("no term is left", where="objective", fix="keep at least one term when rewriting")
-    return total
-
-
-def _run(views: Sequence[Batch], forward: Callable[[Batch], Outputs], done: dict[int, Outputs]) -> None:
-    views = [view for view in views if id(view) not in done]
-    if len(views) == 1:
-        done[id(views[0])] = forward(views[0])
-    elif views:
-        done.update(_run_joined(views, forward))
-
-
-def _run_joined(views: Sequence[Batch], forward: Callable[[Batch], Outputs]) -> dict[int, Outputs]:
-    """One forward of all views concatenated along the sample dimension."""
-    from torch.utils._pytree import tree_map
-
-    sizes = [_batch_size(view) for view in views]
-    outputs = forward(tree_map(lambda *parts: torch.cat(parts), *views))
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    return {
-        id(view): tree_map(lambda out, a=start, n=size: out[a : a + n], outputs)
-        for view, start, size in zip(views, starts, sizes, strict=True)
-    }
-
-
-def _joined(terms: Sequence[Term]) -> list[list[Batch]]:
-    """Views to run, each list in one forward."""
-    by_name = {term.name: list(term.views) for term in terms if term.joins is None}
-    for term in terms:
-        if term.joins is not None:
-            if term.joins not in by_name:
-                raise InputError(f"term {term.name!r} joins {term.joins!r}, which is not there", where="objective")
-            by_name[term.joins].extend(term.views)
-    joined = {term.joins for term in terms}
-    return [group for name, views in by_name.items() for group in ([views] if name in joined else [[v] for v in views])]
-
-
-def _batch_size(view: Batch) -> int:
-    from torch.utils._pytree import tree_leaves
-
-    return len(next(leaf for leaf in tree_leaves(view) if isinstance(leaf, Tensor)))
-
-
-def _call(model: nn.Module, values: Mapping[str, Tensor], *inputs: Tensor) -> Outputs:
-    return functional_call(model, dict(values), inputs)
+def _call(model: nn.Module, values: Mapping[str, Tensor], *inputs: Tensor, **call: Any) -> Outputs:
+    return functional_call(model, dict(values), inputs, call)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

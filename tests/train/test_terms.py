@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from toy_tasks import classification, images, model_of
+
+from holdfast.core.contracts import Term
+from holdfast.core.errors import ClashError
+from holdfast.train.terms import evaluate
+
+
+def term(batch, name="clean", **options):
+    return Term(name=name, views=(batch,), loss=lambda outputs: outputs[0].sum(dim=1), **options)
+
+
+def recording(seen):
+    def forward(view, **call):
+        seen.append((view, call))
+        return view["image"].flatten(1) * call.get("factor", 1)
+
+    return forward
+
+
+def test_keywords_reach_the_model_and_calls_with_other_keywords_are_not_shared():
+    batch, seen = images(), []
+    call = {"factor": 2}
+    terms = [term(batch), term(batch, "again"), term(batch, "twice", call=call), term(batch, "twice_again", call=call)]
+    loss = evaluate(terms, recording(seen))
+    assert [keywords for _, keywords in seen] == [{}, {"factor": 2}]
+    torch.testing.assert_close(loss, 6 * batch["image"].sum(dim=(1, 2, 3)).mean())
+
+
+def test_one_view_twice_in_a_joined_group_runs_once():
+    task, batch, other = classification(), images(), images(seed=1)
+    model = model_of(task).eval()
+    loss = lambda outputs: task.loss(outputs[0], batch)  # noqa: E731 - closes over its batch as a term does
+    clean = Term(name="clean", views=(batch,), loss=loss)
+    joined = Term(name="joined", views=(batch, other), loss=lambda o: task.loss(o[1], other), joins="clean")
+    value = evaluate([clean, joined], lambda view: task.forward(model, view))
+    assert model.samples == 12
+    torch.testing.assert_close(value, sum(task.loss(model(b["image"]), b).mean() for b in (batch, other)))
+
+
+def test_joined_terms_must_call_the_model_alike():
+    batch = images()
+    terms = [term(batch), term(images(seed=1), "other", joins="clean", call={"factor": 2})]
+    with pytest.raises(ClashError, match="call the model differently"):
+        evaluate(terms, recording([]))

@@ -7,10 +7,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from made_page import MadeShow, made_report
+from made_study import MadeRun, made_study
 from markupsafe import escape
 
 from holdfast.core.contracts import Picture
 from holdfast.report.html import render
+from holdfast.report.inputs import ReportInput
 from holdfast.select.verdict import judge
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -151,3 +153,16 @@ def test_names_of_recipes_and_attacks_stay_text():
     assert "<img" not in text
     assert '<b>"x' not in text
     Page(text)
+
+
+def test_a_long_sweep_is_drawn_without_crowding():
+    names = ["baseline", *(f"fgsm[eps={i}]" for i in range(24))]
+    study = made_study(3, recipes={name: {} for name in names})
+    run = MadeRun(study, error={n: 0.3 + 0.01 * i for i, n in enumerate(names)}, growth=dict.fromkeys(names, 1.2),
+                  cost=dict.fromkeys(names, 1.0))  # fmt: skip
+    text = render(ReportInput(study=study, rows=run.rows, verdict=judge(study, run.rows)))
+    page = Page(text)
+    assert all(name in page.words for name in names)
+    drawing = text[text.index('id="attacks"') : text.index('id="provenance"')]
+    assert ">baseline<" in drawing
+    assert ">fgsm[eps=20]<" not in drawing

@@ -23,6 +23,7 @@ Curve = dict[float, tuple[float, ...]]
 """Values by seed at each budget."""
 
 MARKERS = "os^vDP*X"
+"""One per candidate that the legend names: baseline and recommended come first, a long sweep is drawn unnamed."""
 
 
 # --- under attack ---------------------------------------------------------------------------------------
@@ -72,7 +73,8 @@ def _attack_figure(
         figure = new_figure(4.6, 3.4)
         axes = figure.subplots()
         for order, (candidate, curve) in enumerate(curves.items()):
-            _attack_line(axes, report.verdict, candidate, curve, MARKERS[order % len(MARKERS)])
+            marker = MARKERS[order] if order < len(MARKERS) else ""
+            _attack_line(axes, report.verdict, candidate, curve, marker)
         axes.set_xlabel(f"{attack} budget, in units of the input")
         axes.set_ylabel(metric if row.unit in {"", "1"} else f"{metric} [{row.unit}]")
         axes.legend(frameon=False, fontsize=8)
@@ -93,7 +95,7 @@ def _attack_line(axes: Any, verdict: Verdict, candidate: Candidate, curve: Curve
         else (svg.REFERENCE, "--") if candidate == verdict.baseline else (svg.FAINT, ":")
     )  # fmt: skip
     axes.plot(list(curve), [np.mean(v) for v in curve.values()], line, marker=marker, ms=5, color=colour,
-              label=candidate.name)  # fmt: skip
+              label=candidate.name if marker else "_others")  # fmt: skip
     if all(len(values) >= 3 for values in curve.values()):
         intervals = [t_interval(values) for values in curve.values()]
         low, high = [i.low for i in intervals], [i.high for i in intervals]

@@ -41,7 +41,8 @@ def pareto(verdict: Verdict) -> list[Drawn]:
 
 def _trade_off(verdict: Verdict, index: int) -> Drawn:
     x_axis, y_axis = verdict.axes[index], verdict.axes[verdict.primary]
-    shown = [s for s in verdict.standings if s.select[index] is not None]
+    first = (verdict.recommended, verdict.baseline)
+    shown = sorted((s for s in verdict.standings if s.select[index]), key=lambda s: s.candidate not in first)
     with svg.style():
         figure = new_figure(3.7, 3.2)
         axes = figure.subplots()
@@ -52,7 +53,7 @@ def _trade_off(verdict: Verdict, index: int) -> Drawn:
         axes.set_ylabel(_axis_label(y_axis))
         points = [(_mean(s, index), _mean(s, verdict.primary)) for s in shown]
         for label in placed(axes, points, [s.candidate.name for s in shown]):
-            bold = label.text in {c.name for c in (verdict.recommended, verdict.baseline) if c}
+            bold = label.text in {candidate.name for candidate in first if candidate}
             axes.annotate(label.text, label.at, xytext=label.offset, textcoords="offset points", ha=label.anchor,
                           va="center", weight="bold" if bold else "normal", size=9, in_layout=False)  # fmt: skip
         alt = f"{y_axis.label} against {x_axis.label}: " + "; ".join(

@@ -28,7 +28,7 @@ def render(report: ReportInput) -> str:
         loader=PackageLoader("holdfast.report", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined,
     )  # fmt: skip
-    environment.filters.update(number=number, scored=_scored, p=p_value, drawn=Markup)
+    environment.filters.update(tied=_tied, number=number, scored=_scored, p=p_value, drawn=Markup)
     environment.globals["amount"] = amount
     return environment.get_template("page.html").render(
         report=report, study=report.study, verdict=report.verdict, headline=headline(report.verdict),
@@ -60,6 +60,13 @@ def _scored(interval: Interval | None) -> tuple[str, str]:
     if interval is None:
         return "–", ""
     return number(interval.estimate), ends(interval) if interval.n >= 3 and interval.low < interval.high else ""
+
+
+def _tied(sentence: str) -> str:
+    """A sentence whose numbers do not break from their signs at the end of a line."""
+    for words in (" %", "p = ", "p < "):
+        sentence = sentence.replace(words, words.replace(" ", "\u00a0"))
+    return sentence
 
 
 def _style() -> str:

@@ -24,11 +24,11 @@ class Label:
 
 
 def placed(axes: Any, points: Sequence[tuple[float, float]], names: Sequence[str]) -> list[Label]:
-    """One label per point, on the first free spot to its right or left, ever farther up and down.
+    """A label per point on the first free spot to its right or left; a point without a free spot gets none.
 
     Args:
         axes: matplotlib axes whose limits are final.
-        points: data coordinates.
+        points: data coordinates, the most important first.
         names: one per point.
     """
     axes.figure.draw_without_rendering()  # the layout moves the axes
@@ -39,15 +39,13 @@ def placed(axes: Any, points: Sequence[tuple[float, float]], names: Sequence[str
     labels = []
     for point, (x, y), name in zip(points, spots, names, strict=True):
         width = LETTER_PT * len(name)
-        best = Label(name, point, (6.0, 8.0), "left")
         for rise, side in product((8, -8, 19, -19, 30, -30), (1, -1)):
             left = x + 6 if side > 0 else x - 6 - width
             box = (left, y + rise - LINE_PT / 2, left + width, y + rise + LINE_PT / 2)
             if left_edge <= box[0] and box[2] <= right_edge and not any(_overlap(box, other) for other in taken):
-                best = Label(name, point, (6.0 * side, float(rise)), "left" if side > 0 else "right")
+                labels.append(Label(name, point, (6.0 * side, float(rise)), "left" if side > 0 else "right"))
                 taken.append(box)
                 break
-        labels.append(best)
     return labels
 
 

@@ -140,7 +140,8 @@ def _price(verdict: Verdict) -> Iterator[str]:
         ours, theirs = chosen.select[i], baseline.select[i]
         if i == verdict.primary or axis.better == "neither" or ours is None or theirs is None:
             continue
-        if to_minimise(ours.estimate, axis.better) > to_minimise(theirs.estimate, axis.better):
+        loss = to_minimise(ours.estimate, axis.better) - to_minimise(theirs.estimate, axis.better)
+        if loss > 0.005 * abs(theirs.estimate):  # less would be printed as 0 %
             costs.append(f"{axis.label} {_against(ours.estimate, theirs.estimate, axis.unit)}")
     if costs:
         yield f"It costs: {'; '.join(costs)}."

@@ -53,7 +53,7 @@ def _budgets(conditions: Iterator[str]) -> dict[str, dict[float, str]]:
     """Conditions such as ``fgsm eps=1`` by attack and budget."""
     found: dict[str, dict[float, str]] = {}
     for condition in conditions:
-        if match := re.fullmatch(r"(\S+) eps=([-+.\deE]+)", condition):
+        if match := re.fullmatch(r"(\S+) eps=(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", condition):
             found.setdefault(match[1], {})[float(match[2])] = condition
     return {attack: dict(sorted(eps.items())) for attack, eps in found.items()}
 

@@ -1,0 +1,1 @@
+"""Scripts that run on the target, without holdfast."""

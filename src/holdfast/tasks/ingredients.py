@@ -12,7 +12,7 @@ from holdfast.core.errors import InputError
 from holdfast.core.space import InputSpace, Leaf
 from holdfast.data import preprocess
 
-__all__ = ["by_column", "image_pipelines", "image_space", "require", "rgb_frame"]
+__all__ = ["by_column", "camera_pipelines", "image_pipelines", "image_space", "require", "rgb_frame"]
 
 
 def require(task: str, **given: object) -> None:
@@ -38,6 +38,39 @@ def image_space(image: str) -> InputSpace:
 def image_pipelines(image: str) -> Mapping[str, Pipeline]:
     """Sensor images used as they are: grey levels to 0..1."""
     return {"train": preprocess.Pipeline(leaf=image, steps=(preprocess.Scale(),))}
+
+
+def camera_pipelines(size: tuple[int, int], *, image: str = "image") -> Mapping[str, Pipeline]:
+    """Ways from an RGB camera frame to an input of ``size`` (height, width) in 0..1.
+
+    ``train`` resizes with antialiasing; ``vehicle`` differs from it in every step (NV12, integer bilinear without
+    antialiasing, whole grey levels); ``nearest`` is the crudest resize. To train with: ``aa_bicubic`` and ``area``
+    (antialiased as ``train``), ``point_sampled`` and ``raw_bicubic`` (not antialiased, as ``vehicle``, but with other
+    kernels and another colour matrix).
+
+    Raises:
+        InputError: later, on a frame of odd height or width, which NV12 cannot hold.
+    """
+    train = preprocess.Pipeline(leaf=image, steps=(preprocess.Resize(size=size), preprocess.Scale()))
+    vehicle = preprocess.Pipeline(
+        leaf=image,
+        steps=(
+            preprocess.NV12(),
+            preprocess.IntegerBilinear(size=size),
+            preprocess.RoundUint8(),
+            preprocess.Scale(),
+        ),
+    )
+    other_camera = vehicle.swap("colour", preprocess.NV12(matrix="bt709", range="full"))
+    return {
+        "train": train,
+        "vehicle": vehicle,
+        "nearest": train.swap("resize", preprocess.Resize(size=size, kernel="nearest_exact")),
+        "aa_bicubic": train.swap("resize", preprocess.Resize(size=size, kernel="bicubic")),
+        "area": train.swap("resize", preprocess.Resize(size=size, kernel="area")),
+        "point_sampled": other_camera.swap("resize", preprocess.PointSample(size=size)),
+        "raw_bicubic": other_camera.swap("resize", preprocess.Resize(size=size, kernel="bicubic", antialias=False)),
+    }
 
 
 def by_column(name: str | None) -> Callable[[Batch], Sequence[Hashable]] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import traceback
@@ -12,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from typing import Any
 
 from holdfast.core.errors import HoldfastError
@@ -88,7 +90,8 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, progress: Progress) -> Iterat
             for job in board.doomed():
                 yield job, Failure(reason="a job it needs failed", skipped=True)
             for job in board.ready():
-                board.running[pool.submit(_call, job)] = job
+                with _interrupts_held():
+                    board.running[pool.submit(_call, job)] = job
             if not board.running:
                 continue
             for future in wait(board.running, return_when=FIRST_COMPLETED).done:
@@ -100,20 +103,34 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, progress: Progress) -> Iterat
 
 @contextmanager
 def _pool(workers: int, progress: Progress) -> Iterator[ProcessPoolExecutor]:
-    """A pool of spawned workers whose progress messages reach ``progress``."""
+    """A pool of spawned workers whose progress messages reach ``progress``; what runs is not waited for on an error."""
     context = multiprocessing.get_context("spawn")
-    messages = context.SimpleQueue()
-    saved = {name: os.environ.get(name) for name in PLAIN_THREADS}
-    os.environ.update(PLAIN_THREADS)  # read by native libraries when a worker starts
-    listener = threading.Thread(target=_listen, args=(messages, progress), daemon=True)
+    reader, writer = context.Pipe(duplex=False)
+    ended, others = threading.Event(), set(multiprocessing.active_children())
+    listener = threading.Thread(target=_listen, args=(reader, ended, progress), daemon=True)
     listener.start()
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(messages, os.getpid()))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(writer, os.getpid()))
     try:
-        yield pool
+        with _single_threaded():
+            yield pool
+    except BaseException:  # an interrupt, or the caller stopped: checkpoints keep what was done
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        messages.put(None)
+        ended.set()
         listener.join()
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Settings that native libraries read when a worker starts."""
+    saved = {name: os.environ.get(name) for name in PLAIN_THREADS}
+    os.environ.update(PLAIN_THREADS)
+    try:
+        yield
+    finally:
         for name, value in saved.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -121,10 +138,22 @@ def _pool(workers: int, progress: Progress) -> Iterator[ProcessPoolExecutor]:
                 os.environ[name] = value
 
 
-def _listen(messages: Any, progress: Progress) -> None:
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes started here are deaf to Ctrl-C, which a terminal sends to all: the parent alone answers it."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def _listen(reader: Connection, ended: threading.Event, progress: Progress) -> None:
     bars: dict[str, Any] = {}
-    while (message := messages.get()) is not None:
-        name, total, units, note = message
+    while reader.poll(0.2) or not ended.is_set():
+        if not reader.poll():
+            continue
+        name, total, units, note = reader.recv()
         if name not in bars:
             bars[name] = progress.add(name, total=total)
         if units is None:
@@ -144,16 +173,22 @@ def _result(future: Future[Any]) -> Any:
 
 # --- in the worker --------------------------------------------------------------------------------------
 
-_messages: Any = None
+_messages: Connection | None = None
 
 
-def _start_worker(messages: Any, parent: int) -> None:
+def _start_worker(messages: Connection, parent: int) -> None:
     global _messages
     _messages = messages
     threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
+
+
+def _tell(job: Job, units: int | None, note: str = "") -> None:
+    """Send progress; None: the job is over. Short messages are written whole, so workers need no lock among them."""
+    assert _messages is not None
+    _messages.send((job.name, job.units, units, note[:200]))
 
 
 def _die_with_parent(parent: int) -> None:
@@ -165,14 +200,14 @@ def _die_with_parent(parent: int) -> None:
 
 def _call(job: Job) -> Any:
     try:
-        _messages.put((job.name, job.units, 0, ""))
+        _tell(job, 0)
         return job.call(*job.arguments, _reporter(job))
     except HoldfastError as error:
         return Failure(reason=str(error), error=error, trace=traceback.format_exc())
     except Exception as error:  # a plug-in may raise anything; its cell fails, the others go on
         return Failure(reason=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
     finally:
-        _messages.put((job.name, job.units, None, ""))
+        _tell(job, None)
 
 
 def _reporter(job: Job) -> Callable[[int, str], None]:
@@ -184,7 +219,7 @@ def _reporter(job: Job) -> Callable[[int, str], None]:
         pending += units
         now = time.monotonic()
         if now - last >= 0.1:
-            _messages.put((job.name, job.units, pending, note))
+            _tell(job, pending, note)
             pending, last = 0, now
 
     return advance

@@ -127,6 +127,10 @@ class Task:
         failed: ``(outputs, batch) -> bool Tensor (B,)``: what counts as broken.
         pseudo_label: ``(outputs, batch) -> batch`` with labels taken from the outputs.
         target_mix: ``(batch_a, batch_b, lam) -> batch`` for methods that mix targets; default: mix losses.
+        mixture: ``several outputs of the same samples -> outputs`` that stand for their mean, e.g. the log of mean
+            probabilities for logits; default: the mean of the outputs.
+        geometric: the targets depend on where things are in the image (lanes, masks, boxes, a steering angle):
+            methods that cut or move pixels leave them out or are refused.
         traces: ``(outputs, batch) -> {name: Tensor (T,)}``: curves over one sequence for the report; the name
             ``"truth"`` is drawn as ground truth.
         picture: ``(sensor_batch, {role: outputs}, index) -> Picture``: draws a sample for the report.
@@ -147,6 +151,8 @@ class Task:
     failed: Callable[[Outputs, Batch], Tensor] | None = None
     pseudo_label: Callable[[Outputs, Batch], Batch] | None = None
     target_mix: Callable[[Batch, Batch, float], Batch] | None = None
+    mixture: Callable[[Sequence[Outputs]], Outputs] | None = None
+    geometric: bool = False
     traces: Callable[[Outputs, Batch], Mapping[str, Tensor]] | None = None
     picture: Callable[[Batch, Mapping[str, Outputs], int], Picture] | None = None
     fingerprint: str = ""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
@@ -12,7 +14,7 @@ from holdfast.core.contracts import Batch, Drift, Metric, Outputs, Picture, Pipe
 from holdfast.core.space import InputSpace
 from holdfast.tasks.ingredients import by_column, image_pipelines, image_space, require, rgb_frame
 
-__all__ = ["classification", "decision_margin", "total_variation"]
+__all__ = ["classification", "decision_margin", "mean_probability", "total_variation"]
 
 
 def classification(
@@ -84,6 +86,7 @@ def classification(
         ),
         failed=lambda outputs, batch: ~correct(outputs, batch),
         pseudo_label=lambda outputs, batch: {**batch, label: outputs.argmax(1)},
+        mixture=mean_probability,
         picture=picture,
         fingerprint=fingerprint,
     )
@@ -105,3 +108,8 @@ def decision_margin(logits: Tensor, labels: Tensor) -> Tensor:
 def total_variation(reference: Tensor, other: Tensor) -> Tensor:
     """``sum_k |p_k - q_k| / 2`` of two sets of logits float (B, K), per sample in 0..1."""
     return (softmax(reference, 1) - softmax(other, 1)).abs().sum(1) / 2
+
+
+def mean_probability(logits: Sequence[Tensor]) -> Tensor:
+    """The log of the mean of several predicted distributions, as logits float (B, K)."""
+    return torch.stack([one.log_softmax(1) for one in logits]).logsumexp(0) - math.log(len(logits))

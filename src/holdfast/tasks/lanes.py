@@ -78,6 +78,7 @@ def lanes(
         divergence=_divergence,
         failed=_failed,
         pseudo_label=_pseudo_label,
+        geometric=True,
         traces=_traces,
         picture=_picture,
         fingerprint=f"lanes {seed=} {frames=} {test_frames=} {sequences=} {sequence_frames=} {CAMERA}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from holdfast.core.contracts import Batch, Outputs
 from holdfast.tasks.edges import row_edges
 
-__all__ = ["MaskReading", "flipped_share", "iou", "miscounted_rows", "outline", "pixel_divergence"]
+__all__ = ["MaskReading", "flipped_share", "iou", "miscounted_rows", "outline", "pixel_divergence", "pixel_mixture"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,14 @@ def pixel_divergence(reference: Tensor, other: Tensor) -> Tensor:
         reference, other = (torch.cat([logsigmoid(-x), logsigmoid(x)], 1) for x in (reference, other))
     log_p, log_q = reference.log_softmax(1), other.log_softmax(1)
     return (log_p.exp() * (log_p - log_q)).sum(1).mean((1, 2))
+
+
+def pixel_mixture(outputs: Sequence[Tensor]) -> Tensor:
+    """Logits (B, K, H, W) of the mean of several predicted distributions of each pixel."""
+    if outputs[0].shape[1] == 1:
+        log_yes, log_no = (torch.stack([logsigmoid(sign * o) for o in outputs]).logsumexp(0) for sign in (1, -1))
+        return log_yes - log_no
+    return torch.stack([o.log_softmax(1) for o in outputs]).logsumexp(0)
 
 
 def outline(mask: Tensor, height: int, width: int) -> list[np.ndarray]:

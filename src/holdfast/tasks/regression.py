@@ -23,7 +23,7 @@ def regression(
     data: Callable[[str], Any] | None = None, pipelines: Mapping[str, Pipeline] | None = None,
     space: InputSpace | None = None, image: str = "image", target: str = "target", unit: str = "1",
     group: str | None = None, huber: float = 0.1, constant: float | None = None, rate_hz: float | None = None,
-    failing_error: float | None = None, fingerprint: str = "",
+    failing_error: float | None = None, geometric: bool = True, fingerprint: str = "",
 ) -> Task:  # fmt: skip
     """A task whose model gives one value a sample, float (B, 1) or (B,), and whose batches hold the true one (B,).
 
@@ -48,6 +48,7 @@ def regression(
         constant: the answer of the trivial model, such as the mean of the training targets.
         rate_hz: frames a second of the sequence splits.
         failing_error: a sample with a larger error counts as broken.
+        geometric: the target depends on where things are in the image, as a steering angle does.
         fingerprint: see `Task`.
 
     Raises:
@@ -78,6 +79,7 @@ def regression(
         failed=None if failing_error is None else lambda outputs, batch: read.error(outputs, batch) > failing_error,
         pseudo_label=lambda outputs, batch: {**batch, target: _values(outputs)},
         target_mix=lambda a, b, lam: {**a, target: lam * read.true(a) + (1 - lam) * read.true(b)},
+        geometric=geometric,
         traces=None if rate_hz is None else lambda o, b: {"truth": read.true(b), target: _values(o)},
         picture=_picture(read, image, unit),
         fingerprint=fingerprint,

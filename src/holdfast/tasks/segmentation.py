@@ -11,7 +11,7 @@ from holdfast.core.contracts import Batch, Drift, Metric, Outputs, Picture, Pipe
 from holdfast.core.space import InputSpace
 from holdfast.tasks.edges import edge_shift
 from holdfast.tasks.ingredients import by_column, image_pipelines, image_space, require, rgb_frame
-from holdfast.tasks.masks import MaskReading, flipped_share, miscounted_rows, outline, pixel_divergence
+from holdfast.tasks.masks import MaskReading, flipped_share, miscounted_rows, outline, pixel_divergence, pixel_mixture
 
 __all__ = ["segmentation"]
 
@@ -79,6 +79,8 @@ def segmentation(
         divergence=lambda reference, other, _: pixel_divergence(reference, other),
         failed=lambda outputs, batch: read.iou(outputs, batch) < failing_iou,
         pseudo_label=read.pseudo_label,
+        mixture=pixel_mixture,
+        geometric=True,
         picture=_picture(read, image),
         fingerprint=fingerprint,
     )

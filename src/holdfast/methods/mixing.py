@@ -1,0 +1,78 @@
+"""What mixup-like methods share: draws of lambda and partners, and losses for two targets at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.utils._pytree import tree_map
+
+from holdfast.core.contracts import Batch, Outputs, Step, Term
+from holdfast.core.errors import InputError
+
+__all__ = ["beta", "blend", "mix_leaves", "mixed_term", "partners", "single_view"]
+
+
+def beta(alpha: float, generator: Generator) -> Tensor:
+    """A draw from Beta(alpha, alpha), float ()."""
+    # The two gammas of a beta; torch.distributions takes no generator.
+    shape = torch.full((2,), float(alpha), device=generator.device)
+    gammas: Tensor = torch._standard_gamma(shape, generator=generator)
+    return gammas[0] / gammas.sum()
+
+
+def partners(n: int, generator: Generator) -> Tensor:
+    """A random permutation, int64 (n,): sample ``i`` is mixed with sample ``order[i]``."""
+    return torch.randperm(n, generator=generator, device=generator.device)
+
+
+def blend(lam: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """``(x, partner) -> lam x + (1 - lam) partner``, exact at both ends."""
+    return lambda x, partner: torch.lerp(partner, x, lam.to(x))
+
+
+def mix_leaves(step: Step, view: Batch, order: Tensor, mix: Callable[[Tensor, Tensor], Tensor]) -> Batch:
+    """The view with each perturbable leaf ``x`` replaced by ``mix(x, x[order])``."""
+    values = step.task.space.values(view)
+    return step.task.space.replace(view, {path: mix(x, x[order.to(x.device)]) for path, x in values.items()})
+
+
+def mixed_term(term: Term, view: Batch, step: Step, order: Tensor, lam: Tensor, **changes: Any) -> Term:
+    r"""The term on a mixed view.
+
+    Its loss is ``lam l(f(x_mix), y) + (1 - lam) l(f(x_mix), y[order])``, which needs no knowledge of targets; a task
+    with ``target_mix`` mixes the targets of its own clean term instead.
+    """
+    target_mix, original = step.task.target_mix, term.views[0]
+    if target_mix is not None and term.name == "clean":
+        other = tree_map(lambda t: t[order.to(t.device)] if isinstance(t, Tensor) else t, original)
+        target = target_mix(original, other, lam)  # type: ignore[arg-type]  # a tensor spares waiting for the device
+        return replace(term, views=(view,), loss=lambda outputs: step.task.loss(outputs[0], target), **changes)
+
+    def loss(outputs: tuple[Outputs, ...]) -> Tensor:
+        # Outputs go to where their partner's target stands, and the losses come back.
+        own, swapped = term.loss(outputs), term.loss(_indexed(outputs, order.argsort()))
+        if swapped.ndim:
+            swapped = swapped[order.to(swapped.device)]
+        share = lam.to(own)
+        return share * own + (1.0 - share) * swapped
+
+    return replace(term, views=(view,), loss=loss, **changes)
+
+
+def single_view(term: Term, *, who: str) -> Batch:
+    """The only view of a term that is to be mixed.
+
+    Raises:
+        InputError: the term compares several views, which have no targets to mix.
+    """
+    if len(term.views) != 1:
+        raise InputError(f"term {term.name!r} has {len(term.views)} views", where=who, fix="mix a term of one view")
+    return term.views[0]
+
+
+def _indexed(outputs: Sequence[Outputs], order: Tensor) -> tuple[Outputs, ...]:
+    return tuple(tree_map(lambda out: out[order.to(out.device)], tuple(outputs)))

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from holdfast.core.errors import InputError
 
-__all__ = ["PRECISIONS", "Rounding", "round_to", "rounded_copy"]
+__all__ = ["PRECISIONS", "DispatchMode", "Rounding", "factors", "round_to", "rounded_copy"]
 
 PRECISIONS = ("fp16", "bf16", "tf32")
 
@@ -67,7 +67,19 @@ def rounded_copy(model: nn.Module, precision: str) -> nn.Module:
     return result
 
 
-class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own __init_subclass__
+class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own __init_subclass__
+    """A dispatch mode that nobody compiles through."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # The guard would import the compiler: two seconds at the first call.
+        return False
+
+
+class Rounding(DispatchMode):  # type: ignore[no-untyped-call]  # torch's own __init_subclass__
     """Inside this context every ATen operation gives what hardware of ``precision`` would store.
 
     fp16, bf16: each fp32 output is rounded when it is written; sums inside convolutions, matrix products, norms
@@ -78,33 +90,29 @@ class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's o
     """
 
     def __init__(self, precision: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
+        super().__init__()
         round_to(torch.zeros(1), precision)  # refuses an unknown precision
         self.precision = precision
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # Nobody compiles through this mode, and the guard would import the compiler: two seconds at the first call.
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run one operation and round."""
         if self.precision == "tf32":
-            return func(*_operands(func, args), **(kwargs or {}))
+            chosen = factors(func)
+            rounded = (_round_tf32(a) if i in chosen and a.dtype is torch.float32 else a for i, a in enumerate(args))
+            return func(*rounded, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if not _is_view(func):
             _round_written(result, _ROUND_IN_PLACE[self.precision])
         return result
 
 
-def _operands(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments of a matrix operation with both factors rounded; an added bias stays as it is."""
+def factors(func: Any) -> tuple[int, ...]:
+    """Positions of the arguments that a matrix operation multiplies; none for any other operation."""
     if func not in _MATRIX:
-        return args
-    factors = (0, 1, 2) if func in _ATTENTION else (1, 2) if func in _BIAS_FIRST else (0, 1)
-    return tuple(_round_tf32(arg) if i in factors and arg.dtype is torch.float32 else arg for i, arg in enumerate(args))
+        return ()
+    return (0, 1, 2) if func in _ATTENTION else (1, 2) if func in _BIAS_FIRST else (0, 1)
 
 
 @cache

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -79,6 +80,16 @@ def test_a_full_disk_is_said_in_one_sentence(tmp_path: Path, error: Exception) -
     with pytest.raises(InputError, match=r"No space left on device \(free some space"):
         write_half(tmp_path / "file", error)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_without_words_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch.save raises on a full disk says nothing of it."""
+    error = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 832 vs 726")
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        write_half(tmp_path / "file", error)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
+    with pytest.raises(InputError, match="No space left on device"):
+        write_half(tmp_path / "file", error)
 
 
 def under_a_size_limit(code: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -74,13 +75,23 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 def _refusal(error: Exception, target: Path, temporary: Path) -> str:
     """Why the file system refused to write ``target``; empty when ``error`` means something else."""
-    full = os.strerror(errno.ENOSPC)
-    if not isinstance(error, OSError):  # native writers raise errors of their own
-        return full if full in str(error) else ""
+    if not isinstance(error, OSError):
+        # Native writers raise errors of their own, and not all of them say that the disk is full.
+        full = os.strerror(errno.ENOSPC)
+        return full if full in str(error) or _free_bytes(target.parent) < _A_BLOCK else ""
     touched = {str(path) for path in (target, temporary, *target.parents)}
     if error.errno in _DISK or str(error.filename) in touched:
         return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
     return ""
+
+
+_A_BLOCK = 1 << 16
+
+
+def _free_bytes(folder: Path) -> int:
+    with suppress(OSError):
+        return shutil.disk_usage(folder).free
+    return _A_BLOCK
 
 
 def _synchronise(path: Path) -> None:

@@ -36,7 +36,9 @@ def fake_quantise(x: Tensor, low: float, high: float) -> Tensor:
         high: at least 0 after widening; values above saturate.
     """
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = (high - low) / 255 or 1.0
+    scale = (high - low) / 255
+    if scale < torch.finfo(torch.float32).tiny:  # nothing but zero was seen
+        scale = 1.0
     return torch.fake_quantize_per_tensor_affine(x, scale, round(-low / scale), 0, 255)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,12 +96,21 @@ def _inside(kind: str) -> Iterator[PlugIn]:
     found = find_spec(package)
     folders = (found.submodule_search_locations if found else None) or []
     for path in sorted(path for folder in folders for path in Path(folder).glob("[a-z]*.py")):
-        tree = ast.parse(path.read_bytes(), filename=str(path))
-        for node in tree.body:
-            if _bears_name(node, path.stem) and _fulfils(node, KINDS[kind].contract):
-                text = ast.get_docstring(tree) or ast.get_docstring(node) or ""
-                yield PlugIn(name=path.stem, kind=kind, summary=text.partition("\n")[0],
-                             module=f"{package}.{path.stem}", attribute=node.name, path=path)  # fmt: skip
+        if definition := _definition(path, path.stat().st_mtime_ns, KINDS[kind].contract):
+            attribute, summary = definition
+            yield PlugIn(name=path.stem, kind=kind, summary=summary, module=f"{package}.{path.stem}",
+                         attribute=attribute, path=path)  # fmt: skip
+
+
+@cache
+def _definition(path: Path, changed: int, contract: tuple[frozenset[str], ...]) -> tuple[str, str] | None:
+    """Name and summary of what makes a file a plug-in; ``changed`` keeps an edited file from being remembered."""
+    tree = ast.parse(path.read_bytes(), filename=str(path))
+    for node in tree.body:
+        if _bears_name(node, path.stem) and _fulfils(node, contract):
+            text = ast.get_docstring(tree) or ast.get_docstring(node) or ""
+            return node.name, text.partition("\n")[0]
+    return None
 
 
 def _bears_name(node: ast.stmt, stem: str) -> TypeGuard[ast.ClassDef | ast.FunctionDef]:

@@ -1,19 +1,21 @@
 """Every method that is found: same seed, same bits; given terms stay as they were; strength 0 is the identity.
 
-A method's own test module may hold ``OPTIONS`` (without which it cannot be built) and must hold ``IDENTITY``: the
-options at which it changes nothing, or a sentence why there are none.
+A method's own test module may hold ``OPTIONS``, or ``make_options(folder)``, with which it is built here, and must hold
+``IDENTITY``: the options at which it changes nothing, or a sentence why there are none.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from toy_tasks import classification, images, model_of, step_of
+from toy_tasks import ConvNet, classification, images, model_of, step_of
 
 from holdfast.core.contracts import Method, Term
 from holdfast.core.discover import build, load, names
@@ -21,19 +23,32 @@ from holdfast.train.objective import Objective, evaluate
 
 METHODS = [name for name in names("method") if isinstance(load("method", name)(), Method)]
 OWN_TESTS = Path(__file__).parents[1] / "methods"
+FOLDER = tempfile.TemporaryDirectory()
 CARDS = Path(__file__).parents[2] / "docs" / "methods"
 
 
-def own(name, constant, default=None):
+@lru_cache
+def own_tests(name):
     spec = importlib.util.spec_from_file_location(f"own_{name}", OWN_TESTS / f"test_{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return getattr(module, constant, default) if default is not None else getattr(module, constant)
+    return module
+
+
+@lru_cache
+def options_of(name):
+    module = own_tests(name)
+    if hasattr(module, "make_options"):
+        return module.make_options(Path(tempfile.mkdtemp(dir=FOLDER.name)))
+    return getattr(module, "OPTIONS", {})
+
+
+def method_of(name, **options):
+    return build("method", {name: {**options_of(name), **options}})
 
 
 def objective_of(name, seed=0, **options):
-    return Objective(classification(), [build("method", {name: {**own(name, "OPTIONS", {}), **options}})],
-                     unlabelled=[images(seed=9)], seed=seed)  # fmt: skip
+    return Objective(classification(), [method_of(name, **options)], unlabelled=[images(seed=9)], seed=seed)
 
 
 def run(name, steps=3, seed=0, **options):
@@ -76,7 +91,7 @@ def test_asking_twice_for_the_terms_of_a_step_gives_the_same_loss(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_neither_terms_nor_batch_nor_model_are_changed(name):
     task, batch = classification(), images()
-    method = build("method", {name: own(name, "OPTIONS", {})})
+    method = method_of(name)
     model = model_of(task).train()
     state = {k: v.clone() for k, v in model.state_dict().items()}
     before = {k: v.clone() for k, v in batch.items() if k != "variants"}
@@ -94,7 +109,7 @@ def test_neither_terms_nor_batch_nor_model_are_changed(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_strength_zero_is_the_identity(name):
-    options = own(name, "IDENTITY")
+    options = own_tests(name).IDENTITY
     if isinstance(options, str):
         pytest.skip(options)
     losses, weights = run(name, **options)
@@ -116,14 +131,15 @@ def test_strength_zero_is_the_identity(name):
 def test_declared_forwards_are_the_forwards_that_happen(name):
     objective = objective_of(name)
     model = objective.prepare(model_of(objective.task), images())
+    before = ConvNet.total  # a teacher's forwards count, too
     objective(model, images())
-    assert model.samples == pytest.approx(objective.passes()[0] * len(images()["y"]))
+    assert ConvNet.total - before == pytest.approx(objective.passes()[0] * len(images()["y"]))
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_without_draws_the_order_of_the_batch_does_not_matter(name):
     task = classification()
-    method = build("method", {name: own(name, "OPTIONS", {})})
+    method = method_of(name)
     model = model_of(task).eval()
     order = torch.tensor([3, 1, 5, 0, 2, 4])
     values, drawn = [], []

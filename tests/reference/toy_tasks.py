@@ -15,7 +15,9 @@ CLASSES = 3
 
 
 class ConvNet(nn.Module):
-    """Convolution, BatchNorm, dropout, linear; counts the samples it has seen."""
+    """Convolution, BatchNorm, dropout, linear; counts the samples it has seen, and those of all instances."""
+
+    total = 0
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
@@ -26,6 +28,7 @@ class ConvNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         self.samples += len(image)
+        ConvNet.total += len(image)
         return self.head(self.dropout(self.features(image).flatten(1)))
 
 

@@ -80,6 +80,13 @@ def test_one_new_file_of_each_kind_is_all_it_takes(tree: Path) -> None:
     assert run_in(tree, "-m", "holdfast", "dummy-plug-in").returncode == 0
 
 
+def test_a_plug_in_that_does_not_parse_is_named(tree: Path) -> None:
+    (tree / "src/holdfast/attacks/broken.py").write_text("class Broken:\n    def craft(self:\n")
+    done = run_in(tree, "-m", "holdfast", "list")
+    assert done.returncode == 2
+    assert "broken.py, line 2: '(' was never closed" in done.stderr
+
+
 def test_the_method_of_the_contributing_guide_works_as_it_stands(tree: Path) -> None:
     guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     method, test = re.findall(r"^```python\n(.*?)^```$", guide.split("````")[0], flags=re.DOTALL | re.MULTILINE)

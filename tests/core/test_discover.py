@@ -33,6 +33,9 @@ def test_plug_ins_are_files_that_define_their_own_name_and_keep_the_contract() -
     ("kind", "spec", "message"),
     [
         ("attack", "fgms", r"no attack 'fgms' \(did you mean 'fgsm'\?\)"),
+        ("attack", "seal", r"seal.py: is no attack \(it has to define a class of the file's name with craft\)"),
+        ("probe", "bench", r"with needs and run\)"),
+        ("task", "ingredients", r"is no task \(it has to define a function"),
         ("attack", {"fgsm": {"epz": 1}}, r"attack 'fgsm': unknown option 'epz' \(did you mean 'eps'\?\)"),
         ("attack", {"pgd": {"steps": "many"}}, r"attack 'pgd', option 'steps': .*valid integer.*got 'many'"),
         ("attack", {"fgsm": {"norm": "l3"}}, r"option 'norm': .*'linf' or 'l2'"),

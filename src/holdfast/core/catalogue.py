@@ -83,29 +83,40 @@ def find(kind: str, name: str) -> PlugIn:
     """The plug-in of a name.
 
     Raises:
-        InputError: there is none; names the nearest.
+        InputError: there is none; names the nearest, or says what a file of the name lacks.
     """
     found = {plug_in.name: plug_in for plug_in in describe(kind)}
-    if name not in found:
-        raise InputError(f"no {kind} {name!r}", fix=nearest(name, found))
-    return found[name]
+    if name in found:
+        return found[name]
+    for path in _files(kind):
+        if path.stem == name:
+            needed = " or ".join(" and ".join(sorted(names)) for names in KINDS[kind].contract)
+            what = f"a class of the file's name with {needed}" if needed else "a function of the file's name"
+            raise InputError(f"is no {kind}", where=str(path), fix=f"it has to define {what}")
+    raise InputError(f"no {kind} {name!r}", fix=nearest(name, found))
+
+
+def _files(kind: str) -> list[Path]:
+    found = find_spec(KINDS[kind].package)
+    folders = (found.submodule_search_locations if found else None) or []
+    return sorted(path for folder in folders for path in Path(folder).glob("[a-z]*.py"))
 
 
 def _inside(kind: str) -> Iterator[PlugIn]:
-    package = KINDS[kind].package
-    found = find_spec(package)
-    folders = (found.submodule_search_locations if found else None) or []
-    for path in sorted(path for folder in folders for path in Path(folder).glob("[a-z]*.py")):
+    for path in _files(kind):
         if definition := _definition(path, path.stat().st_mtime_ns, KINDS[kind].contract):
             attribute, summary = definition
-            yield PlugIn(name=path.stem, kind=kind, summary=summary, module=f"{package}.{path.stem}",
+            yield PlugIn(name=path.stem, kind=kind, summary=summary, module=f"{KINDS[kind].package}.{path.stem}",
                          attribute=attribute, path=path)  # fmt: skip
 
 
 @cache
 def _definition(path: Path, changed: int, contract: tuple[frozenset[str], ...]) -> tuple[str, str] | None:
     """Name and summary of what makes a file a plug-in; ``changed`` keeps an edited file from being remembered."""
-    tree = ast.parse(path.read_bytes(), filename=str(path))
+    try:
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+    except SyntaxError as error:
+        raise InputError(str(error.msg), where=f"{path}, line {error.lineno}") from None
     for node in tree.body:
         if _bears_name(node, path.stem) and _fulfils(node, contract):
             text = ast.get_docstring(tree) or ast.get_docstring(node) or ""

@@ -46,16 +46,16 @@ class Outcome:
     gates: tuple[GateResult, ...]
 
 
-def conclude(context: Context, plan: Plan, folder: RunFolder, *, show: Shows) -> Outcome:
+def conclude(context: Context, folder: RunFolder, *, show: Shows) -> Outcome:
     """Judge the rows of a plan and write ``report.html`` and ``rows.csv``.
 
     Args:
-        context: the study.
-        plan: its cells; only their rows count.
+        context: the study; only rows of its cells count.
         folder: the run folder.
         show: draws trainings, see `holdfast.study.run`; those whose weights are gone are left out.
     """
-    study, rows = context.study, folder.rows(plan.names())
+    study, plan = context.study, context.plan
+    rows = folder.rows(plan.names())
     verdict = judge(study, rows)
     gates = check_gates(study, rows, verdict, folder.samples)
     names = plan.names()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -17,12 +18,12 @@ from holdfast.core.discover import build, load_task
 from holdfast.data.table import Table, materialise, open_table
 from holdfast.deploy.subjects import open_subject
 from holdfast.probes.bench import Bench, RunLabel
-from holdfast.study.plan import MeasureCell, Plan, TableCell, TrainCell, make_plan, methods_of
+from holdfast.study.plan import MeasureCell, Plan, TableCell, TrainCell, methods_of
 from holdfast.train.loop import TrainingRun, build_initial, train
 from holdfast.train.objective import Objective
 from holdfast.weights import files
 
-__all__ = ["Context", "bench_of", "make_tables", "run_probe", "run_training", "weights_path"]
+__all__ = ["Context", "bench_of", "make_tables", "run_probe", "run_training", "study_task", "weights_path"]
 
 Advance = Callable[[int, str], None]
 CALIBRATION_SAMPLES = 128
@@ -30,22 +31,16 @@ CALIBRATION_SAMPLES = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What every job needs: the study, the folder its task file is relative to, and the run folder."""
+    """What every job needs: the study, its cells, the folder its task file is relative to, and the run folder."""
 
     study: Study
+    plan: Plan
     base: Path
     out: Path
 
     def task(self) -> Task:
         """The study's task, loaded once per process."""
-        return _load(self.study.task, repr(sorted(self.study.task_options.items())), self)
-
-    def plan(self) -> Plan:
-        """The study's plan, made once per process."""
-        return _plan(self)
-
-    def __hash__(self) -> int:
-        return hash((self.study.name, self.base, self.out))
+        return study_task(self.study, self.base)
 
     def table_folder(self, key: str) -> Path:
         """Where a table lies."""
@@ -53,18 +48,18 @@ class Context:
 
     def table(self, split: str, pipeline: str) -> Table | None:
         """A table of the plan, or None where the task has no such split."""
-        key = self.plan().table_key(split, pipeline)
+        key = self.plan.table_key(split, pipeline)
         return None if key is None else open_table(self.table_folder(key))
 
 
-@lru_cache(maxsize=1)
-def _load(spec: str, options: str, context: Context) -> Task:
-    return load_task(spec, context.study.task_options, base=context.base)
+def study_task(study: Study, base: Path) -> Task:
+    """The task of a study, loaded once per process."""
+    return _load(study.task, json.dumps(study.task_options, sort_keys=True), base)
 
 
 @lru_cache(maxsize=1)
-def _plan(context: Context) -> Plan:
-    return make_plan(context.study, context.task(), base=context.base)
+def _load(spec: str, options: str, base: Path) -> Task:
+    return load_task(spec, json.loads(options), base=base)
 
 
 def weights_path(out: Path, training: TrainCell, weights: str) -> Path:

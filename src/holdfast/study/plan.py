@@ -90,39 +90,27 @@ def make_plan(study: Study, task: Task, *, base: Path) -> Plan:
     """The cells of a study.
 
     Raises:
-        InputError: an unknown pipeline, plug-in or option, or a task without the splits that a study needs.
+        InputError: an unknown pipeline or a task without the splits that a study needs.
     """
-    _build_everything(study)
     for name in study.preprocessing:
         if name not in task.pipelines:
             raise InputError(f"no pipeline {name!r}", where="preprocessing", fix=f"one of {sorted(task.pipelines)}")
     tables = tuple(_table_cells(study, task, base))
-    data_key = config_hash([dict(cell.keys) for cell in tables])
+    trained_on = config_hash([dict(cell.keys) for cell in tables if cell.split == "train"])
+    measured_on = config_hash([dict(cell.keys) for cell in tables])
+    recipe_keys = {recipe: _recipe_key(study, recipe, trained_on, base) for recipe in study.recipes}
+    probe_keys = [_probe_key(study, probe, measured_on) for probe in study.probes]
     trainings = tuple(
-        TrainCell(recipe=recipe, init_seed=init, order_seed=order,
-                  key=_train_key(study, recipe, (init, order), data_key, base))
+        TrainCell(recipe=recipe, init_seed=init, order_seed=order, key=config_hash([key, init, order]))
         for init, order in study.seeds()
-        for recipe in study.recipes
-    )  # fmt: skip
+        for recipe, key in recipe_keys.items()
+    )
     measurements = tuple(
-        MeasureCell(training=training, probe=probe, key=_measure_key(study, training, probe))
+        MeasureCell(training=training, probe=probe, key=config_hash([training.key, key]))
         for training in trainings
-        for probe in study.probes
+        for probe, key in zip(study.probes, probe_keys, strict=True)
     )
     return Plan(tables=tables, trainings=trainings, measurements=measurements)
-
-
-def _build_everything(study: Study) -> None:
-    """Build every plug-in once: a wrong option should not wait for its turn until the trainings are done."""
-    for probe in study.probes:
-        build("probe", probe)
-    for recipe in study.recipes.values():
-        for method in (*recipe.methods, *([recipe.perturbation] if recipe.perturbation else [])):
-            build("method", method)
-        for surgery in recipe.surgery:
-            build("surgery", surgery)
-        for name, options in recipe.averages.items():
-            build("average", {name: options})
 
 
 def methods_of(study: Study, recipe: str) -> tuple[Method, ...]:
@@ -169,7 +157,8 @@ def _sample_hash(data: Any) -> str:
     return config_hash([leaf.numpy().tobytes().hex() for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor)])
 
 
-def _train_key(study: Study, recipe: str, seeds: tuple[int, int], data_key: str, base: Path) -> str:
+def _recipe_key(study: Study, recipe: str, data_key: str, base: Path) -> str:
+    """What the trainings of a recipe have in common."""
     body = study.recipes[recipe]
     plug_ins = [("method", p) for p in body.methods] + [("surgery", p) for p in body.surgery]
     plug_ins += [("average", {name: {}}) for name in body.averages]
@@ -178,15 +167,16 @@ def _train_key(study: Study, recipe: str, seeds: tuple[int, int], data_key: str,
     settings = study.training_of(recipe).model_dump(exclude={"checkpoint_seconds"})
     recipe_settings = body.model_dump(exclude={"training", "note"})
     source = source_hash([*modules, *CORE_OF_TRAINING, *_attack_modules(plug_ins), *task_roots(study.task, base=base)])
-    return config_hash([recipe_settings, settings, seeds, data_key, source, _versions("torch", "numpy"), "threads=1"])
+    return config_hash([recipe_settings, settings, data_key, source, _versions("torch", "numpy"), "threads=1"])
 
 
-def _measure_key(study: Study, training: TrainCell, probe: PlugIn) -> str:
+def _probe_key(study: Study, probe: PlugIn, data_key: str) -> str:
+    """What the cells of a probe have in common."""
     backends = {subject.split(":")[0] for subject in study.subjects}
     modules = [plugin_module("backend", name) for name in sorted(backends)]
     source = source_hash([plugin_module("probe", next(iter(probe))), *modules, *_attack_modules([("probe", probe)])])
-    settings = [study.subjects, study.preprocessing, probe]
-    return config_hash([training.key, settings, source, _versions("torch", "numpy", "onnxruntime", "onnx")])
+    settings = [study.subjects, study.preprocessing, probe, data_key]
+    return config_hash([settings, source, _versions("torch", "numpy", "onnxruntime", "onnx")])
 
 
 def _attack_modules(plug_ins: Iterable[tuple[str, Any]]) -> list[str]:

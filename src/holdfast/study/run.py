@@ -15,7 +15,7 @@ from holdfast.core.progress import Progress
 from holdfast.core.store import RunFolder
 from holdfast.study import jobs as work
 from holdfast.study.conclude import Outcome, Shows, conclude
-from holdfast.study.plan import MeasureCell, Plan, TableCell, TrainCell
+from holdfast.study.plan import MeasureCell, Plan, TableCell, TrainCell, make_plan
 from holdfast.study.showcase import Showcase, run_showcase
 from holdfast.study.workers import Failure, Job, run_jobs
 
@@ -27,7 +27,6 @@ class _Running:
     """A study on its way: everything the steps below share."""
 
     context: work.Context
-    plan: Plan
     folder: RunFolder
     workers: int
     progress: Progress
@@ -47,13 +46,13 @@ def run_study(study: Study, *, base: Path, out: Path, workers: int = 2, quiet: b
         InputError: the task, its data or the recipes are wrong, or the run folder cannot be used.
         HoldfastError: a worker process died.
     """
-    context = work.Context(study=study, base=base.resolve(), out=out.resolve())
-    with RunFolder(context.out) as folder, Progress(quiet=quiet) as progress:
-        plan = context.plan()
+    base, out = base.resolve(), out.resolve()
+    with RunFolder(out) as folder, Progress(quiet=quiet) as progress:
+        context = _context(study, base, out)
         folder.put_json("study.json", {"study": study, "base": context.base})
-        running = _Running(context=context, plan=plan, folder=folder, workers=workers, progress=progress)
+        running = _Running(context=context, folder=folder, workers=workers, progress=progress)
         _compute(running)
-        return conclude(context, plan, folder, show=_showcase(context))
+        return conclude(context, folder, show=_showcase(context))
 
 
 def report_again(out: Path, *, base: Path | None = None) -> Outcome:
@@ -69,8 +68,13 @@ def report_again(out: Path, *, base: Path | None = None) -> Outcome:
     with RunFolder(out, writer=False) as folder:
         record = json.loads(folder.path("study.json").read_text(encoding="utf-8"))
         study = parse_study(record["study"], where=str(folder.path("study.json")))
-        context = work.Context(study=study, base=base or Path(record["base"]), out=out.resolve())
-        return conclude(context, context.plan(), folder, show=_showcase(context))
+        context = _context(study, base or Path(record["base"]), out.resolve())
+        return conclude(context, folder, show=_showcase(context))
+
+
+def _context(study: Study, base: Path, out: Path) -> work.Context:
+    plan = make_plan(study, work.study_task(study, base), base=base)
+    return work.Context(study=study, plan=plan, base=base, out=out)
 
 
 def _compute(running: _Running) -> None:
@@ -111,7 +115,7 @@ def _settle_failure(running: _Running, cell: Any, failure: Failure) -> None:
 
 def _missing(running: _Running) -> Iterator[Job]:
     """Jobs for every cell without rows, and for the tables and weights those need."""
-    context, plan, folder = running.context, running.plan, running.folder
+    context, plan, folder = running.context, running.context.plan, running.folder
     measures = [cell for cell in plan.measurements if not folder.finished(cell.key)]
     needing_weights = {cell.training.key for cell in measures}
     trainings = [cell for cell in plan.trainings if _must_train(running, cell, needing_weights)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import tempfile
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pytest
@@ -84,15 +84,16 @@ def test_same_seed_same_bits(name):
 def test_asking_twice_for_the_terms_of_a_step_gives_the_same_loss(name):
     objective = objective_of(name)
     model = objective.prepare(model_of(objective.task), images()).eval()
-    values = [evaluate(objective.terms(model, images()), lambda v: objective.task.forward(model, v)) for _ in range(2)]
+    forward = partial(objective.task.forward, model)
+    values = [evaluate(objective.terms(model, images()), forward) for _ in range(2)]
     assert torch.equal(*values)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_neither_terms_nor_batch_nor_model_are_changed(name):
-    task, batch = classification(), images()
-    method = method_of(name)
-    model = model_of(task).train()
+    objective, batch = objective_of(name), images()
+    task, [method] = objective.task, objective.methods
+    model = objective.prepare(model_of(task), batch).train()
     state = {k: v.clone() for k, v in model.state_dict().items()}
     before = {k: v.clone() for k, v in batch.items() if k != "variants"}
     term = Term(name="clean", views=(batch,), loss=lambda outputs: task.loss(outputs[0], batch))
@@ -138,9 +139,9 @@ def test_declared_forwards_are_the_forwards_that_happen(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_without_draws_the_order_of_the_batch_does_not_matter(name):
-    task = classification()
-    method = method_of(name)
-    model = model_of(task).eval()
+    objective = objective_of(name)
+    task, [method] = objective.task, objective.methods
+    model = objective.prepare(model_of(task), images()).eval()
     order = torch.tensor([3, 1, 5, 0, 2, 4])
     values, drawn = [], []
     for permute in (False, True):

@@ -14,7 +14,6 @@ from holdfast.methods.rst import RST
 from holdfast.train.objective import Objective, evaluate
 from holdfast.weights.files import save
 
-
 IDENTITY = {"weight": 0.0}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -103,6 +104,6 @@ def model_of(task: Task, seed: int = 0) -> Any:
 def step_of(task: Task, model: nn.Module, batch: Any, *, unlabelled: Any = None, index: int = 0, seed: int = 0) -> Step:
     """A step as the objective makes it, with a fresh state."""
     return Step(
-        task=task, model=model, forward=lambda view: task.forward(model, view), batch=batch, unlabelled=unlabelled,
+        task=task, model=model, forward=partial(task.forward, model), batch=batch, unlabelled=unlabelled,
         index=index, state={}, draw=lambda name: generator(seed, index, 0, name),
     )  # fmt: skip

@@ -260,8 +260,8 @@ class Prepares(Protocol):
 class Surgery(Protocol):
     """A change of the model made before the optimiser exists: heads, taps, observers, initialisation."""
 
-    def apply(self, model: nn.Module, example: Batch) -> nn.Module:
-        """The model to train; may be the same object."""
+    def apply(self, model: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
+        """The model to train; may be the same object. ``example``: what the model is called with."""
 
     def strip(self, model: nn.Module) -> nn.Module:
         """The deployable model again."""

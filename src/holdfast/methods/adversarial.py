@@ -69,7 +69,7 @@ class Adversarial:
         seen: dict[str, Any] = {}
         views = attacked(
             self.attack, term.loss, term.views, step, leaf=self.leaf, bn_during_attack=self.bn_during_attack,
-            generator=step.draw(f"adversarial.{term.name}"), who="Adversarial", report=seen,
+            generator=step.draw(f"adversarial.{term.name}"), who="Adversarial", call=term.call, report=seen,
         )  # fmt: skip
         _count(step.state, seen)
         if self.share_of == "samples":

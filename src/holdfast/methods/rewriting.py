@@ -65,9 +65,12 @@ def chosen_leaves(space: InputSpace, leaf: Leaves, *, who: str) -> dict[str, Lea
 def attacked(
     attack: Attack, loss: Callable[[tuple[Outputs, ...]], Tensor], views: tuple[Batch, ...], step: Step, *,
     leaf: Leaves, bn_during_attack: BNDuringAttack, generator: Generator, who: str,
-    report: dict[str, Tensor] | None = None,
+    call: Mapping[str, Any] | None = None, report: dict[str, Tensor] | None = None,
 ) -> tuple[Batch, ...]:  # fmt: skip
-    """The views with their leaves perturbed, jointly, to raise ``loss`` of the outputs of all views."""
+    """The views with their leaves perturbed, jointly, to raise ``loss`` of the outputs of all views.
+
+    ``call`` are keywords of the model's call, as in `Term.call`.
+    """
     leaves = chosen_leaves(step.task.space, leaf, who=who)
     clean = {f"{i}.{path}": get_leaf(view, path) for i, view in enumerate(views) for path in leaves}
     declared = {key: leaves[_path(key)] for key in clean}
@@ -76,7 +79,7 @@ def attacked(
         return tuple(InputSpace(declared).replace(views, values))
 
     def loss_at(values: Mapping[str, Tensor]) -> Tensor:
-        return loss(tuple(step.task.forward(step.model, view) for view in filled(values)))
+        return loss(tuple(step.task.forward(step.model, view, **(call or {})) for view in filled(values)))
 
     attack = _budgets_by_view(attack, clean)
     return filled(perturb(attack, loss_at, clean, declared, generator, step.model, bn_during_attack, report))

@@ -64,7 +64,7 @@ class Objective:
     def prepare(self, model: nn.Module, example: Batch) -> nn.Module:
         """The model to train: every surgery applied in order, before DDP and the optimiser exist."""
         for piece in self.surgery:
-            model = piece.apply(model, example)
+            model = piece.apply(model, self.task.inputs(example))
         self._prepared = type(model)
         return model
 

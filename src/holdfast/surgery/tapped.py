@@ -1,0 +1,158 @@
+"""A model whose inner tensors can be read, moved and fed to auxiliary heads, through keywords of its call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from holdfast.core.contracts import Outputs
+from holdfast.core.errors import InputError, nearest
+
+__all__ = ["Tapped", "evaluating", "last_layer", "read_tap", "submodule", "tapped"]
+
+
+class Tapped(nn.Module):
+    """Wraps a model; without keywords it is that model.
+
+    A *tap* is the output of a submodule by its dotted name, or its first input when ``:input`` follows the name. A
+    module that is called several times in one forward is tapped at its first call.
+
+    Args:
+        model: the model inside, unchanged.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+        self.heads = nn.ModuleDict()
+        self.head_taps: dict[str, str] = {}
+
+    def forward(self, *inputs: Any, add: Mapping[str, Tensor] | None = None, taps: Sequence[str] = (),
+                heads: Sequence[str] = (), **call: Any) -> Outputs:  # fmt: skip
+        """The model's outputs, and with ``taps`` or ``heads`` a pair ``(outputs, {name: tensor})``.
+
+        Args:
+            inputs: of the model.
+            add: tensors to add at taps, e.g. an adversarial perturbation of an embedding.
+            taps: taps to read.
+            heads: auxiliary heads to evaluate.
+            call: further keywords of the model inside.
+
+        Raises:
+            InputError: a tap that is not there, or not reached.
+        """
+        add = add or {}
+        if not (add or taps or heads):
+            return self.model(*inputs, **call)
+        seen: dict[str, Tensor] = {}
+        with _listening(self.model, {*add, *taps, *(self.head_taps[name] for name in heads)}, add, seen):
+            outputs = self.model(*inputs, **call)
+        read = {tap: seen[tap] for tap in taps}
+        read |= {name: self.heads[name](seen[self.head_taps[name]]) for name in heads}
+        return (outputs, read) if read else outputs
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """``model`` in eval mode; every module gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def tapped(model: nn.Module) -> Tapped:
+    """The model wrapped, or itself when it is wrapped already."""
+    return model if isinstance(model, Tapped) else Tapped(model)
+
+
+@contextmanager
+def _listening(model: nn.Module, taps: Collection[str], add: Mapping[str, Tensor],
+               seen: dict[str, Tensor]) -> Iterator[None]:  # fmt: skip
+    """Hooks that move the taps in ``add`` and put all of them into ``seen``, gone when the block ends."""
+
+    def visit(tap: str, value: Any) -> Any:
+        if tap in seen:
+            return value
+        tensor = value[0] if isinstance(value, tuple) else value
+        seen[tap] = tensor + add[tap] if tap in add else tensor
+        return (seen[tap], *value[1:]) if isinstance(value, tuple) else seen[tap]
+
+    handles = [_hook(model, tap, visit) for tap in taps]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if missing := [tap for tap in taps if tap not in seen]:
+        raise InputError(f"{missing[0]!r} was not reached in this forward", where="tap")
+
+
+def _hook(model: nn.Module, tap: str, visit: Callable[[str, Any], Any]) -> RemovableHandle:
+    module = submodule(model, tap.removesuffix(":input"))
+    if tap.endswith(":input"):
+        return module.register_forward_pre_hook(lambda _, args: visit(tap, args))
+    return module.register_forward_hook(lambda _, args, output: visit(tap, output))
+
+
+def submodule(model: nn.Module, name: str) -> nn.Module:
+    """The submodule of a dotted name.
+
+    Raises:
+        InputError: there is none, naming the nearest.
+    """
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    if name not in modules or not name:
+        raise InputError(f"the model has no module {name!r}", where="tap", fix=nearest(name, [n for n in modules if n]))
+    return modules[name]
+
+
+class _ReachedError(Exception):
+    """Ends a forward at a tap."""
+
+
+def read_tap(call: Callable[[], Any], model: nn.Module, tap: str) -> Tensor:
+    """The tap's value in ``call()``, a forward through ``model`` that ends there; no gradient."""
+    found: list[Tensor] = []
+
+    def stop(_: str, value: Any) -> None:
+        found.append(value[0] if isinstance(value, tuple) else value)
+        raise _ReachedError
+
+    handle = _hook(model, tap, stop)
+    try:
+        with torch.no_grad():
+            call()
+    except _ReachedError:
+        return found[0]
+    finally:
+        handle.remove()
+    raise InputError(f"{tap!r} was not reached in the forward", where="tap", fix="name a module that the model calls")
+
+
+def last_layer(call: Callable[[], Any], model: nn.Module) -> str:
+    """Name of the layer with weights that ``call()``, a forward through ``model``, calls last."""
+    order: list[str] = []
+    layers = {name: module for name, module in model.named_modules() if list(module.parameters(recurse=False)) and name}
+    handles = [
+        module.register_forward_hook(lambda _, args, output, name=name: order.append(name))
+        for name, module in layers.items()
+    ]
+    try:
+        with torch.no_grad():
+            call()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not order:
+        raise InputError("the model calls no layer with weights", where="tap", fix="name the tap")
+    return order[-1]

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from toy_tasks import ConvNet, classification, images, model_of
+
+from holdfast.core.errors import InputError
+from holdfast.surgery.auxiliary_head import AuxiliaryHead
+from holdfast.surgery.tapped import Tapped, evaluating, last_layer, read_tap
+from holdfast.surgery.taps import Taps
+
+
+def wrapped(seed=0):
+    return Tapped(model_of(classification(), seed).eval())
+
+
+X = images()["image"]
+
+
+def test_without_keywords_it_is_the_model():
+    model = wrapped()
+    assert torch.equal(model(X), model.model(X))
+
+
+def test_reads_outputs_and_inputs_of_layers():
+    model = wrapped()
+    outputs, read = model(X, taps=("features.0", "head:input"))
+    assert torch.equal(outputs, model.model(X))
+    assert torch.equal(read["features.0"], model.model.features[0](X))
+    assert torch.equal(read["head:input"], model.model.features(X).flatten(1))
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+
+
+def test_adds_at_a_tap_with_a_gradient():
+    model = wrapped()
+    delta = torch.zeros(6, 96, requires_grad=True)
+    outputs = model(X, add={"head:input": delta})
+    assert torch.equal(outputs, model(X))
+    (gradient,) = torch.autograd.grad(outputs.sum(), delta)
+    torch.testing.assert_close(gradient, model.model.head.weight.sum(0).expand(6, 96))
+    moved, read = model(X, add={"head:input": torch.ones(6, 96)}, taps=("head:input",))
+    torch.testing.assert_close(moved - model(X), model.model.head.weight.sum(1).expand(6, 3), rtol=1e-4, atol=1e-5)
+    assert torch.equal(read["head:input"], model.model.features(X).flatten(1) + 1)
+
+
+def test_modules_that_return_tuples_and_are_called_twice():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = nn.LSTM(3, 3, batch_first=True)
+
+        def forward(self, x):
+            first, _ = self.cell(x)
+            return self.cell(first)[0]
+
+    torch.manual_seed(0)
+    model = Tapped(Recurrent())
+    x = torch.rand(2, 4, 3)
+    outputs, read = model(x, taps=("cell",))
+    assert torch.equal(read["cell"], model.model.cell(x)[0])
+    assert torch.equal(outputs, model.model(x))
+
+
+def test_reading_a_tap_ends_the_forward_there():
+    model = model_of(classification())
+    calls = []
+    model.head.register_forward_hook(lambda *_: calls.append(1))
+    with evaluating(model):
+        assert torch.equal(read_tap(lambda: model(X), model, "features.3"), model.features(X))
+    assert not calls
+    assert model.training
+    assert last_layer(lambda: model(X), model) == "head"
+
+
+def test_refusals():
+    model = wrapped()
+    with pytest.raises(InputError, match=r"did you mean 'features\.0'"):
+        model(X, taps=("feature.0",))
+    with pytest.raises(InputError, match="no layer is named"):
+        Taps().apply(model.model, (X,))
+    with pytest.raises(InputError, match="no module 'embedding'"):
+        Taps(layers=("embedding",)).apply(model.model, (X,))
+    lonely = ConvNet()
+    lonely.unused = nn.Linear(1, 1)
+    with pytest.raises(InputError, match="not reached"):
+        Tapped(lonely)(X, taps=("unused",))
+    with pytest.raises(InputError, match="not reached"):
+        read_tap(lambda: lonely(X), lonely, "unused")
+
+
+def test_taps_and_heads_share_one_wrapper_and_are_stripped_together():
+    model = model_of(classification()).train()
+    tapped = Taps(layers=("features.0",)).apply(model, (X,))
+    headed = AuxiliaryHead(name="turn", outputs=4).apply(tapped, (X,))
+    assert headed is tapped
+    assert tapped.head_taps == {"turn": "head:input"}
+    assert all(m.training for m in tapped.modules())
+    outputs, read = tapped(X, heads=("turn",))
+    assert (outputs.shape, read["turn"].shape) == ((6, 3), (6, 4))
+    assert Taps(layers=("features.0",)).strip(tapped) is model
+    assert AuxiliaryHead().strip(model) is model
+
+
+def test_heads_are_reproducible_and_leave_the_global_generator_alone():
+    models = [model_of(classification(), seed) for seed in (1, 2)]
+    state = torch.random.get_rng_state()
+    a, b = (AuxiliaryHead(tap="features.0", seed=3).apply(model, (X,)) for model in models)
+    assert torch.equal(a.heads["head"][1].weight, b.heads["head"][1].weight)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    with pytest.raises(InputError, match="a head 'head' already"):
+        AuxiliaryHead().apply(a, (X,))
+
+
+def test_heads_average_over_positions():
+    assert AuxiliaryHead(tap="features.0").apply(model_of(classification()), (X,)).heads["head"][1].in_features == 6
+    x = X[:, 0, :, :5]
+    sequence = AuxiliaryHead(tap="0", channel_dim=-1).apply(nn.Sequential(nn.Linear(5, 7), nn.Flatten()), (x,))
+    _, read = sequence(x, heads=("head",))
+    expected = sequence.heads["head"][1](sequence.model[0](x).mean(1))
+    torch.testing.assert_close(read["head"], expected)

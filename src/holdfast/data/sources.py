@@ -143,10 +143,11 @@ def read_npz(path: Path, *keys: str) -> list[np.ndarray]:
     Raises:
         InputError: no such file, not an npz archive, cut short, a key that is absent (with the keys there are).
     """
+    raw = _bytes(path)
+    if not raw.startswith(b"PK"):
+        raise InputError("not an npz archive", where=str(path))
     try:
-        with np.load(io.BytesIO(_bytes(path)), allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError("a single array, not an npz archive", where=str(path))
+        with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
             if missing := [key for key in keys if key not in archive]:
                 raise InputError(f"no key {missing[0]!r}", where=str(path), fix=f"it holds {sorted(archive)}")
             return [archive[key] for key in keys]

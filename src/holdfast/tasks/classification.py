@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
@@ -14,7 +12,7 @@ from holdfast.core.contracts import Batch, Drift, Metric, Outputs, Picture, Pipe
 from holdfast.core.space import InputSpace
 from holdfast.tasks.ingredients import by_column, image_pipelines, image_space, require, rgb_frame
 
-__all__ = ["classification", "decision_margin", "mean_probability", "total_variation"]
+__all__ = ["classification", "decision_margin", "kl_divergence", "total_variation"]
 
 
 def classification(
@@ -48,21 +46,15 @@ def classification(
     assert build_model is not None
     assert data is not None
 
-    def truth(batch: Batch) -> Tensor:
-        target: Tensor = batch[label]
-        return target.long()
-
-    def correct(outputs: Outputs, batch: Batch) -> Tensor:
-        right: Tensor = outputs.argmax(1) == truth(batch)
-        return right
-
     def loss(outputs: Outputs, batch: Batch) -> Tensor:
-        return cross_entropy(outputs, truth(batch), reduction="none")
+        return cross_entropy(outputs, batch[label].long(), reduction="none")
 
-    def picture(batch: Batch, outputs: Mapping[str, Outputs], index: int) -> Picture:
-        said = {"truth": int(batch[label][index])} | {role: int(o[index].argmax()) for role, o in outputs.items()}
-        names = [f"{role} {classes[k] if classes else k}" for role, k in said.items()]
-        return Picture(image=rgb_frame(batch[image], index), caption=", ".join(names))
+    def wrong(outputs: Outputs, batch: Batch) -> Tensor:
+        missed: Tensor = outputs.argmax(1) != batch[label]
+        return missed
+
+    def margin(outputs: Outputs, batch: Batch) -> Tensor:
+        return decision_margin(outputs, batch[label].long())
 
     return Task(
         name=name,
@@ -70,9 +62,9 @@ def classification(
         data=data,
         loss=loss,
         metrics=(
-            Metric(name="accuracy", compute=lambda o, b: correct(o, b).double(), unit="1", better="higher"),
+            Metric(name="accuracy", compute=lambda o, b: 1.0 - wrong(o, b).double(), unit="1", better="higher"),
             Metric(name="nll", compute=loss, unit="nat"),
-            Metric(name="margin", compute=lambda o, b: decision_margin(o, truth(b)), unit="1", better="higher"),
+            Metric(name="margin", compute=margin, unit="1", better="higher"),
         ),
         space=space or image_space(image),
         pipelines=pipelines or image_pipelines(image),
@@ -81,13 +73,10 @@ def classification(
             Drift(name="total_variation", compute=lambda r, o, _: total_variation(r, o), unit="1"),
         ),
         group=by_column(group),
-        divergence=lambda r, o, _: kl_div(log_softmax(o, 1), log_softmax(r, 1), log_target=True, reduction="none").sum(
-            1
-        ),
-        failed=lambda outputs, batch: ~correct(outputs, batch),
+        divergence=lambda reference, other, _: kl_divergence(reference, other),
+        failed=wrong,
         pseudo_label=lambda outputs, batch: {**batch, label: outputs.argmax(1)},
-        mixture=mean_probability,
-        picture=picture,
+        picture=_picture(image, label, classes),
         fingerprint=fingerprint,
     )
 
@@ -110,6 +99,15 @@ def total_variation(reference: Tensor, other: Tensor) -> Tensor:
     return (softmax(reference, 1) - softmax(other, 1)).abs().sum(1) / 2
 
 
-def mean_probability(logits: Sequence[Tensor]) -> Tensor:
-    """The log of the mean of several predicted distributions, as logits float (B, K)."""
-    return torch.stack([one.log_softmax(1) for one in logits]).logsumexp(0) - math.log(len(logits))
+def kl_divergence(reference: Tensor, other: Tensor) -> Tensor:
+    """``sum_k p_k (log p_k - log q_k)`` of two sets of logits float (B, K), per sample, in nats."""
+    return kl_div(log_softmax(other, 1), log_softmax(reference, 1), log_target=True, reduction="none").sum(1)
+
+
+def _picture(image: str, label: str, classes: Sequence[str]) -> Callable[[Batch, Mapping[str, Outputs], int], Picture]:
+    def draw(batch: Batch, outputs: Mapping[str, Outputs], index: int) -> Picture:
+        said = {"truth": int(batch[label][index])} | {role: int(o[index].argmax()) for role, o in outputs.items()}
+        words = [f"{role} {classes[k] if classes else k}" for role, k in said.items()]
+        return Picture(image=rgb_frame(batch[image], index), caption=", ".join(words))
+
+    return draw

@@ -87,7 +87,7 @@ def test_emulated_stands_in_the_column_title(text):
 
 def test_gates_failures_flags_and_provenance_are_said(page):
     for words in ("PASS", "INCONCLUSIVE", "would decide", "loss became NaN in step 12", "transferred",
-                  "k1.versions.torch 2.13.0", "(4, 4)", "4 rows of earlier settings"):  # fmt: skip
+                  "versions.torch 2.13.0", "(4, 4)", "4 rows of earlier settings"):  # fmt: skip
         assert words in page.words
 
 
@@ -166,3 +166,10 @@ def test_a_long_sweep_is_drawn_without_crowding():
     drawing = text[text.index('id="attacks"') : text.index('id="provenance"')]
     assert ">baseline<" in drawing
     assert ">fgsm[eps=20]<" not in drawing
+
+
+def test_environments_are_told_apart_where_there_are_several():
+    report = dataclasses.replace(made_report(bare=True), provenance={"one": {"cpu": "x"}, "two": {"cpu": "y"}})
+    assert "one cpu x two cpu y" in Page(render(report)).words
+    flat = dataclasses.replace(report, provenance={"cpu": "x"})
+    assert Page(render(flat)).words.endswith("cpu x")

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from holdfast.select.stats import t_interval
-from holdfast.select.wording import amount, change, count, ends, number, p_value, span, told_apart
+from holdfast.select.wording import amount, change, count, ends, number, p_value, roughly, span, told_apart
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,9 @@ def test_a_bound_and_its_limit_are_told_apart():
     assert told_apart(1.0983, 1.1, "×") == ("×1.098", "×1.100")
     assert told_apart(1.1, 1.1, "m") == ("1.10 m", "1.10 m")
     assert told_apart(0.2, 1.1, "m") == ("0.200 m", "1.10 m")
+
+
+@pytest.mark.parametrize(("n", "words"), [(7, "about 7 seeds"), (46, "about 46 seeds"), (101, "about 110 seeds"),
+                                          (13961, "about 14000 seeds"), (140, "about 140 seeds")])  # fmt: skip
+def test_extrapolations_are_rounded_up_to_two_digits(n, words):
+    assert roughly(n, "seed") == words

@@ -13,8 +13,8 @@ from holdfast.select.wording import amount
 
 __all__ = ["Drawn", "new_figure", "pareto"]
 
-LABEL_LETTERS = 38
-"""As much of an axis label as fits beside the axis."""
+WIDE_LETTERS, TALL_LETTERS = 44, 36
+"""As much of a label as fits along the horizontal and the vertical axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,8 @@ def _trade_off(verdict: Verdict, index: int) -> Drawn:
         axes.margins(0.18)
         for standing in shown:
             _point(axes, standing, index, verdict)
-        axes.set_xlabel(_axis_label(x_axis))
-        axes.set_ylabel(_axis_label(y_axis))
+        axes.set_xlabel(_axis_label(x_axis, WIDE_LETTERS))
+        axes.set_ylabel(_axis_label(y_axis, TALL_LETTERS))
         points = [(_mean(s, index), _mean(s, verdict.primary)) for s in shown]
         for label in placed(axes, points, [s.candidate.name for s in shown]):
             bold = label.text in {candidate.name for candidate in first if candidate}
@@ -88,7 +88,7 @@ def _mean(standing: Standing, index: int) -> float:
     return interval.estimate
 
 
-def _axis_label(axis: Axis) -> str:
+def _axis_label(axis: Axis, letters: int) -> str:
     unit = "" if axis.unit in {"", "1"} else f" [{axis.unit}]"
     text = f"{axis.label}{unit}, {'less' if axis.better == 'lower' else 'more'} is better"
-    return textwrap.fill(text, LABEL_LETTERS)
+    return textwrap.fill(text, letters)

@@ -14,7 +14,7 @@ from holdfast.report.tables import TwoFactor, flagged, headline_metrics, other_m
 from holdfast.select.sentence import headline, remarks
 from holdfast.select.stats import Interval
 from holdfast.select.table import Table
-from holdfast.select.wording import amount, ends, number, p_value
+from holdfast.select.wording import amount, ends, number, p_value, roughly
 
 __all__ = ["render"]
 
@@ -28,7 +28,7 @@ def render(report: ReportInput) -> str:
         loader=PackageLoader("holdfast.report", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined,
     )  # fmt: skip
-    environment.filters.update(tied=_tied, number=number, scored=_scored, p=p_value, drawn=Markup)
+    environment.filters.update(tied=_tied, number=number, scored=_scored, p=p_value, roughly=roughly, drawn=Markup)
     environment.globals["amount"] = amount
     return environment.get_template("page.html").render(
         report=report, study=report.study, verdict=report.verdict, headline=headline(report.verdict),
@@ -46,7 +46,7 @@ def _sections(report: ReportInput) -> dict[str, Any]:
         "attacks": adversarial_curves(report, table),
         "others": other_metrics(report, table),
         "flags": [(flag, MEANING.get(flag, "not documented"), places) for flag, places in flagged(report).items()],
-        "provenance": list(_flat(report.provenance)),
+        "provenance": _environments(report.provenance),
     }
 
 
@@ -73,6 +73,13 @@ def _style() -> str:
     from importlib.resources import files
 
     return files("holdfast.report").joinpath("page.css").read_text(encoding="utf-8")
+
+
+def _environments(provenance: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """One list of facts, or one per environment where every value is a mapping."""
+    if provenance and all(isinstance(value, Mapping) for value in provenance.values()):
+        return [(key, list(_flat(value))) for key, value in provenance.items()]
+    return [("", list(_flat(provenance)))] if provenance else []
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

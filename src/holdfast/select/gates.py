@@ -14,7 +14,7 @@ from holdfast.select.power import Outcome, decide, units_to_decide
 from holdfast.select.stats import Interval
 from holdfast.select.table import Candidate, Table
 from holdfast.select.verdict import Verdict
-from holdfast.select.wording import amount, count, told_apart
+from holdfast.select.wording import amount, count, roughly, told_apart
 
 __all__ = ["GateResult", "check_gates", "exit_code"]
 
@@ -36,7 +36,7 @@ class GateResult:
         samples: samples behind each estimate.
         groups: independent groups among them.
         seeds: seeds looked at.
-        needed: ``"9 seeds"`` or ``"120 groups"`` that would decide; empty when decided or when no number would.
+        needed: ``"about 9 seeds"`` or ``"about 120 groups"`` that would decide; empty when decided or when none would.
         executed: precisions that really executed.
         flags: flags of the rows.
     """
@@ -151,7 +151,7 @@ def _judged(gate: Gate, candidate: Candidate, pairs: Sequence[Pair], evidence: E
     rows = [row for pair in pairs for row in pair if row is not None]
     outcome, needed = decide(evidence.interval, low, high), ""
     if outcome == "INCONCLUSIVE" and (n := units_to_decide(evidence.interval, low, high)):
-        needed = count(n, evidence.noun)
+        needed = roughly(n, evidence.noun)
     result = GateResult(
         gate=gate, candidate=candidate, outcome=outcome, reason="", needed=needed,
         interval=_as_ratio(evidence.interval) if gate.relative_to else evidence.interval,
@@ -181,7 +181,7 @@ def _reason(result: GateResult, noun: str) -> str:
     gate, interval, unit = result.gate, result.interval, result.unit
     assert interval is not None, "a judged gate has an interval"
     scope = f"over {count(result.seeds, 'seed')}" if noun == "seed" else _for_runs(result.seeds, interval)
-    tail = f"; about {result.needed} would decide" if result.needed else ""
+    tail = f"; {result.needed} would decide" if result.needed else ""
     if gate.margin is not None:
         level, ends = 100 * (1 - 2 * gate.alpha), f"{amount(interval.low, unit)} to {amount(interval.high, unit)}"
         found = f"difference {amount(interval.estimate, unit)}, {level:g} % interval {ends}"

@@ -9,7 +9,7 @@ from holdfast.select.pareto import to_minimise
 from holdfast.select.stats import Interval
 from holdfast.select.table import Candidate
 from holdfast.select.verdict import Axis, Standing, Verdict
-from holdfast.select.wording import amount, change, count, p_value, span
+from holdfast.select.wording import amount, change, count, p_value, roughly, span
 
 __all__ = ["headline", "remarks"]
 
@@ -106,7 +106,8 @@ def _tested(comparison: Comparison, axis: Axis) -> str:
 def _needed(comparison: Comparison) -> str:
     if comparison.needed is None:
         return "No number of seeds would show a difference like this one."
-    return f"About {comparison.needed} seeds would separate a difference like this one (power 0.8)."
+    seeds = roughly(comparison.needed, "seed").capitalize()
+    return f"{seeds} would separate a difference like this one (power 0.8)."
 
 
 # --- remarks --------------------------------------------------------------------------------------------

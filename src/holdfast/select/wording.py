@@ -6,7 +6,7 @@ import math
 
 from holdfast.select.stats import Interval
 
-__all__ = ["amount", "change", "count", "ends", "number", "p_value", "span", "told_apart"]
+__all__ = ["amount", "change", "count", "ends", "number", "p_value", "roughly", "span", "told_apart"]
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -62,6 +62,12 @@ def p_value(p: float) -> str:
     if math.isnan(p):
         return "p undefined"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def roughly(n: int, noun: str) -> str:
+    """``about 14000 groups``: an extrapolated number of units, rounded up to two digits."""
+    step = 10 ** max(0, len(str(n)) - 2)
+    return f"about {count(-(-n // step) * step, noun)}"
 
 
 def count(n: int, noun: str) -> str:

@@ -14,7 +14,8 @@ def jitter(curve: Tensor) -> Tensor:
     Args:
         curve: float (T,), one value a frame. NaN comes back for fewer than three frames.
     """
-    return curve.diff(n=2).std(correction=0)
+    bend = curve.diff(n=2)
+    return (bend - bend.mean()).square().mean().sqrt()
 
 
 def band_rms(curve: Tensor, *, rate_hz: float, low_hz: float = 0.3, high_hz: float = 2.0) -> Tensor:

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import sequence_twins
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.tasks.sequences import band_rms, correlation, jitter, slope
+
+TIME_S = torch.arange(200, dtype=torch.float64) / 20
+
+
+@given(st.integers(0, 10_000), st.integers(80, 150))
+def test_equal_the_slow_twins(seed: int, frames: int) -> None:
+    curve = np.random.default_rng(seed).normal(size=frames).cumsum()
+    assert float(jitter(torch.from_numpy(curve))) == pytest.approx(sequence_twins.jitter(curve))
+    fast = band_rms(torch.from_numpy(curve), rate_hz=20)
+    assert float(fast) == pytest.approx(sequence_twins.band_rms(curve, 20, 0.3, 2.0))
+
+
+@pytest.mark.parametrize("hertz", [0.5, 1.0, 1.7])
+def test_a_sine_in_the_band_has_its_effective_value(hertz: float) -> None:
+    curve = 0.3 * torch.sin(2 * math.pi * hertz * TIME_S)
+    assert float(band_rms(curve, rate_hz=20)) == pytest.approx(0.3 / math.sqrt(2), rel=0.05)
+
+
+@pytest.mark.parametrize("hertz", [0.05, 4.0])
+def test_a_sine_outside_the_band_is_not_sway(hertz: float) -> None:
+    curve = torch.sin(2 * math.pi * hertz * TIME_S)
+    assert float(band_rms(curve, rate_hz=20)) < 0.03
+
+
+def test_a_straight_drift_is_neither_sway_nor_jitter() -> None:
+    line = 3 + 0.7 * TIME_S
+    assert float(band_rms(line, rate_hz=20)) < 1e-9
+    assert float(jitter(line)) < 1e-9
+
+
+def test_too_short_a_sequence_has_no_sway() -> None:
+    assert torch.isnan(band_rms(torch.randn(60), rate_hz=20))
+    assert not torch.isnan(band_rms(torch.randn(70), rate_hz=20))
+    assert torch.isnan(jitter(torch.randn(2)))
+
+
+def test_following_the_truth() -> None:
+    truth = torch.sin(TIME_S)
+    assert float(slope(0.4 * truth + 7, truth)) == pytest.approx(0.4)
+    assert float(correlation(0.4 * truth + 7, truth)) == pytest.approx(1)
+    assert float(slope(torch.full_like(truth, 7.0), truth)) == pytest.approx(0, abs=1e-9)
+    assert float(correlation(-truth, truth)) == pytest.approx(-1)

@@ -98,3 +98,14 @@ def test_bootstrap_covers_nearly_what_it_says_from_twenty_groups_on():
     intervals = [bootstrap_groups(x, np.arange(20), repetitions=400) for x in draws]
     got = np.mean([i.low <= 0 <= i.high for i in intervals])
     assert 0.88 <= got <= 0.98
+
+
+def test_with_few_groups_the_bootstrap_is_too_narrow_and_t_is_not():
+    draws = np.random.default_rng(13).normal(size=(300, 6))
+    covered = {"bootstrap": 0, "t": 0}
+    for x in draws:
+        intervals = {"bootstrap": bootstrap_groups(x, np.arange(6), repetitions=300), "t": within_run(x, np.arange(6))}
+        for name, interval in intervals.items():
+            covered[name] += interval.low <= 0 <= interval.high
+    assert covered["bootstrap"] / 300 < 0.92
+    assert covered["t"] / 300 > 0.92

@@ -90,8 +90,9 @@ def make_plan(study: Study, task: Task, *, base: Path) -> Plan:
     """The cells of a study.
 
     Raises:
-        InputError: an unknown pipeline or a task without the splits that a study needs.
+        InputError: an unknown pipeline, plug-in or option, or a task without the splits that a study needs.
     """
+    _build_everything(study)
     for name in study.preprocessing:
         if name not in task.pipelines:
             raise InputError(f"no pipeline {name!r}", where="preprocessing", fix=f"one of {sorted(task.pipelines)}")
@@ -111,6 +112,19 @@ def make_plan(study: Study, task: Task, *, base: Path) -> Plan:
         for probe, key in zip(study.probes, probe_keys, strict=True)
     )
     return Plan(tables=tables, trainings=trainings, measurements=measurements)
+
+
+def _build_everything(study: Study) -> None:
+    """Build every plug-in once: a wrong option should not wait for its turn until the trainings are done."""
+    for probe in study.probes:
+        build("probe", probe)
+    for recipe in study.recipes.values():
+        for method in (*recipe.methods, *([recipe.perturbation] if recipe.perturbation else [])):
+            build("method", method)
+        for surgery in recipe.surgery:
+            build("surgery", surgery)
+        for name, options in recipe.averages.items():
+            build("average", {name: options})
 
 
 def methods_of(study: Study, recipe: str) -> tuple[Method, ...]:

@@ -13,6 +13,10 @@ from holdfast.weights.tree import lerp
 
 __all__ = ["Barrier", "measure_barrier"]
 
+_LOSS_SHARES, _SCORE_SHARES = (0.1, 0.5), (0.02, 0.1)
+"""Excess from which a barrier is raised and blocked, as shares of what the ends score. Fine-tunes of one model dip
+below the line; the middle between unrelated networks is usually worse than both by more than their whole loss."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Barrier:
@@ -23,8 +27,8 @@ class Barrier:
         error: standard error of ``height``.
         alpha: where on the path.
         ends: mean score of both ends.
-        verdict: ``none``; ``raised`` (above noise and above a tenth of the ends' distance from a perfect score);
-            ``blocked`` (as much again as the ends' mean score).
+        verdict: ``none`` within three standard errors; ``raised`` above a tenth of the ends' mean loss; ``blocked``,
+            another basin, above half of it. For a score that shall be high: above 2 and 10 per cent of it.
     """
 
     height: float
@@ -73,8 +77,7 @@ def measure_barrier(start: Sheet, end: Sheet, *, alphas: Sequence[float] = (0.5,
 def _verdict(exam: Exam, height: float, error: float, level: float) -> Literal["none", "raised", "blocked"]:
     if height <= 3 * error:
         return "none"
-    # A loss is measured from zero; a score such as accuracy from above, so half of it gone means another basin.
-    raised, blocked = (0.1, 1.0) if exam.better == "lower" else (0.05, 0.25)
+    raised, blocked = _LOSS_SHARES if exam.better == "lower" else _SCORE_SHARES
     if height > blocked * level:
         return "blocked"
     return "raised" if height > raised * level else "none"

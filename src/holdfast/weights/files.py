@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -268,6 +269,12 @@ def _keys(content: Any) -> list[str]:
 
 
 def damaged(path: Path, error: Exception) -> InputError:
-    """The refusal of a file that cannot be read, with the first line of the reason."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    return InputError(f"cannot be read: {reason}", where=str(path), fix="it is truncated, not weights, or unsafe")
+    """The refusal of a file that cannot be read, with the reason in one line."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    if isinstance(error, pickle.UnpicklingError):
+        # torch advises to switch the protection off; what matters is what the pickle wanted.
+        wanted = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
+        lines = [f"its pickle is refused: {wanted[0].strip()}" if wanted else "its pickle is not plain data"]
+    return InputError(
+        f"cannot be read: {lines[0][:200]}", where=str(path), fix="it is truncated, not weights, or unsafe"
+    )

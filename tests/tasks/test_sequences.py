@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.tasks.sequences import band_rms, correlation, jitter, slope
+from holdfast.tasks.sequences import band_rms, correlation, jitter, responsiveness
 
 TIME_S = torch.arange(200, dtype=torch.float64) / 20
 
@@ -46,9 +46,16 @@ def test_too_short_a_sequence_has_no_sway() -> None:
     assert torch.isnan(jitter(torch.randn(2)))
 
 
+def test_several_curves_count_as_their_root_mean_square() -> None:
+    curves = torch.randn(120, 2, generator=torch.Generator().manual_seed(0))
+    for measure in (jitter, lambda x: band_rms(x, rate_hz=20)):
+        each = torch.stack([measure(curves[:, 0]), measure(curves[:, 1])])
+        assert float(measure(curves)) == pytest.approx(float(each.square().mean().sqrt()))
+
+
 def test_following_the_truth() -> None:
     truth = torch.sin(TIME_S)
-    assert float(slope(0.4 * truth + 7, truth)) == pytest.approx(0.4)
+    for factor, expected in ((1.0, 1.0), (0.4, 0.4), (1.6, 0.4), (0.0, 0.0), (2.0, 0.0), (-1.0, -1.0)):
+        assert float(responsiveness(factor * truth + 7, truth)) == pytest.approx(expected, abs=1e-9)
     assert float(correlation(0.4 * truth + 7, truth)) == pytest.approx(1)
-    assert float(slope(torch.full_like(truth, 7.0), truth)) == pytest.approx(0, abs=1e-9)
     assert float(correlation(-truth, truth)) == pytest.approx(-1)

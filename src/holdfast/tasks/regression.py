@@ -13,7 +13,7 @@ from torch.nn.functional import huber_loss
 from holdfast.core.contracts import Batch, Better, Drift, Metric, Outputs, Picture, Pipeline, Task
 from holdfast.core.space import InputSpace
 from holdfast.tasks.ingredients import by_column, image_pipelines, image_space, require, rgb_frame
-from holdfast.tasks.sequences import band_rms, correlation, jitter, slope
+from holdfast.tasks.sequences import band_rms, correlation, jitter, responsiveness
 
 __all__ = ["ValueReading", "regression"]
 
@@ -130,7 +130,7 @@ def _sequence_metrics(read: ValueReading, unit: str, rate_hz: float) -> list[Met
         curve("jitter", lambda y, _: jitter(y), unit, "neither"),
         curve("sway", lambda y, _: band_rms(y, rate_hz=rate_hz), unit, "neither"),
         curve("sway_error", lambda y, t: band_rms(y - t, rate_hz=rate_hz), unit, "lower"),
-        curve("responsiveness", slope, "1", "higher"),
+        curve("responsiveness", responsiveness, "1", "higher"),
         curve("correlation", correlation, "1", "higher"),
     ]
 

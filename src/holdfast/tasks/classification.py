@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
@@ -12,7 +14,7 @@ from holdfast.core.contracts import Batch, Drift, Metric, Outputs, Picture, Pipe
 from holdfast.core.space import InputSpace
 from holdfast.tasks.ingredients import by_column, image_pipelines, image_space, require, rgb_frame
 
-__all__ = ["classification", "decision_margin", "kl_divergence", "total_variation"]
+__all__ = ["classification", "decision_margin", "kl_divergence", "mean_probability", "total_variation"]
 
 
 def classification(
@@ -76,6 +78,7 @@ def classification(
         divergence=lambda reference, other, _: kl_divergence(reference, other),
         failed=wrong,
         pseudo_label=lambda outputs, batch: {**batch, label: outputs.argmax(1)},
+        mixture=mean_probability,
         picture=_picture(image, label, classes),
         fingerprint=fingerprint,
     )

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints-cpu.txt
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test slow lint clean help
+.PHONY: demo test slow lint clean help which-python
 
 help:
 	@echo "make demo   install into $(VENV) and run the demo: a table and a report in minutes"
@@ -30,6 +30,9 @@ slow: $(VENV)/.installed-dev
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+which-python:
+	@echo $(PYTHON)
 
 # Debian ships python3 without the module that puts pip into a new environment; virtualenv then does it.
 $(BIN)/python:

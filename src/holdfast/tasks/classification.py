@@ -107,6 +107,11 @@ def kl_divergence(reference: Tensor, other: Tensor) -> Tensor:
     return kl_div(log_softmax(other, 1), log_softmax(reference, 1), log_target=True, reduction="none").sum(1)
 
 
+def mean_probability(logits: Sequence[Tensor]) -> Tensor:
+    """The log of the mean of several predicted distributions, as logits float (B, K)."""
+    return torch.stack([one.log_softmax(1) for one in logits]).logsumexp(0) - math.log(len(logits))
+
+
 def _picture(image: str, label: str, classes: Sequence[str]) -> Callable[[Batch, Mapping[str, Outputs], int], Picture]:
     def draw(batch: Batch, outputs: Mapping[str, Outputs], index: int) -> Picture:
         said = {"truth": int(batch[label][index])} | {role: int(o[index].argmax()) for role, o in outputs.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.core.config import Training
@@ -20,6 +20,7 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 nests = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
 
 
+@settings(max_examples=50)
 @given(nests)
 def test_everything_from_yaml_has_a_hash_that_its_order_does_not_change(value: object) -> None:
     def reversed_keys(node: object) -> object:

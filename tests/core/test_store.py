@@ -249,7 +249,7 @@ def test_a_journal_cut_at_any_byte_never_shows_a_half_cell(tmp_path: Path, journ
     assert reopen(tmp_path, content) == [1.0, 2.0, 3.0, 4.0]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(length=st.integers(0), tail=st.binary(max_size=40))
 def test_garbage_after_a_cut_is_cut_too(tmp_path: Path, journal: tuple[bytes, int], length: int, tail: bytes) -> None:
     content, start = journal

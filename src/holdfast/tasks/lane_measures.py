@@ -10,6 +10,7 @@ from torch import Tensor
 
 from holdfast.core.contracts import Batch, Drift, Metric
 from holdfast.data.road import Camera
+from holdfast.tasks.sequences import band_rms, jitter, responsiveness
 
 __all__ = [
     "CAMERA", "DISTANCES_M", "METRES_PER_PX", "RATE_HZ", "SIZE", "at", "bend", "jitter", "lane_drifts", "lane_metrics",
@@ -101,39 +102,10 @@ def _of_difference(measure: Movement, distance_m: float, reference: Tensor, othe
     return measure(at(other - reference, distance_m))
 
 
-def jitter(residual_m: Tensor) -> Tensor:
-    """Standard deviation of the second time difference, root mean square over lines: (T, lines) -> ()."""
-    return residual_m.diff(n=2, dim=0).var(dim=0, correction=0).mean().sqrt()
-
-
 def sway(residual_m: Tensor) -> Tensor:
-    """Root mean square of the part between 0.3 and 2 Hz, root mean square over lines: (T, lines) at 20 Hz -> ().
-
-    A straight trend is taken out and a Hann window ``w`` keeps slower parts from leaking into the band:
-    ``sway^2 = sum over f in band of 2 |rfft(w r)|^2 / (T sum w^2)``. A sine of amplitude A well inside the band
-    gives ``A / sqrt(2)``. Drives should last several periods of the lower end; 6 s hold two.
-    """
-    series = residual_m.double()
-    n = len(series)
-    time = torch.linspace(-1, 1, n, dtype=torch.float64)[:, None]
-    series = series - series.mean(dim=0)
-    series = series - time * (time * series).sum(dim=0) / time.square().sum()
-    window = torch.hann_window(n, dtype=torch.float64)[:, None]
-    power = torch.fft.rfft(window * series, dim=0).abs().square() * 2 / (n * window.square().sum())
-    frequency_hz = torch.fft.rfftfreq(n, 1 / RATE_HZ, dtype=torch.float64)
-    low, high = SWAY_BAND_HZ
-    return power[(frequency_hz >= low) & (frequency_hz <= high)].sum(dim=0).mean().sqrt().float()
-
-
-def responsiveness(predicted: Tensor, true: Tensor) -> Tensor:
-    """How much of the true motion the lines follow, ``1 - |1 - slope|``: two (T, lines) -> ().
-
-    ``slope`` is that of the regression of predicted on true position over a drive, both less their means. 1 follows
-    exactly; 0 stands still, or moves twice as far. A stiff line has no jitter and no sway, but no use either.
-    """
-    moved = true - true.mean(dim=0)
-    slope = (moved * predicted).sum() / moved.square().sum()
-    return 1 - (1 - slope).abs()
+    """`band_rms` between 0.3 and 2 Hz of lines (T, lines) at 20 Hz; drives of 6 s hold two periods of the lower end."""
+    low_hz, high_hz = SWAY_BAND_HZ
+    return band_rms(residual_m, rate_hz=RATE_HZ, low_hz=low_hz, high_hz=high_hz)
 
 
 def _follows(distance_m: float, outputs: Tensor, batch: Batch) -> Tensor:

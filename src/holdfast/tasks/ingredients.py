@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from torch import Tensor
 
-from holdfast.core.contracts import Batch, Pipeline
+from holdfast.core.contracts import Batch
 from holdfast.core.errors import InputError
 from holdfast.core.space import InputSpace, Leaf
-from holdfast.data import preprocess
+from holdfast.data.preprocess import NV12, IntegerBilinear, Pipeline, PointSample, Resize, RoundUint8, Scale
 
 __all__ = ["by_column", "camera_pipelines", "image_pipelines", "image_space", "require", "rgb_frame"]
 
@@ -35,41 +35,32 @@ def image_space(image: str) -> InputSpace:
     return InputSpace({image: Leaf()})
 
 
-def image_pipelines(image: str) -> Mapping[str, Pipeline]:
+def image_pipelines(image: str) -> dict[str, Pipeline]:
     """Sensor images used as they are: grey levels to 0..1."""
-    return {"train": preprocess.Pipeline(leaf=image, steps=(preprocess.Scale(),))}
+    return {"train": Pipeline(leaf=image, steps=(Scale(),))}
 
 
-def camera_pipelines(size: tuple[int, int], *, image: str = "image") -> Mapping[str, Pipeline]:
+def camera_pipelines(size: tuple[int, int], *, image: str = "image") -> dict[str, Pipeline]:
     """Ways from an RGB camera frame to an input of ``size`` (height, width) in 0..1.
 
-    ``train`` resizes with antialiasing; ``vehicle`` differs from it in every step (NV12, integer bilinear without
-    antialiasing, whole grey levels); ``nearest`` is the crudest resize. To train with: ``aa_bicubic`` and ``area``
-    (antialiased as ``train``), ``point_sampled`` and ``raw_bicubic`` (not antialiased, as ``vehicle``, but with other
-    kernels and another colour matrix).
+    ``train`` resizes with antialiasing; ``vehicle`` differs from it in colour (NV12), resizing (integer bilinear,
+    not antialiased) and rounding; ``nearest`` is the crudest resize. Others are there to mix or to hold out:
+    ``aa_bicubic`` and ``area`` hold nothing of the vehicle; ``point_sampled`` and ``raw_bicubic`` are of its family
+    (4:2:0 colour, no antialiasing) but share neither its matrix and range nor its kernel.
 
-    Raises:
-        InputError: later, on a frame of odd height or width, which NV12 cannot hold.
+    NV12 cannot hold a frame of odd height or width.
     """
-    train = preprocess.Pipeline(leaf=image, steps=(preprocess.Resize(size=size), preprocess.Scale()))
-    vehicle = preprocess.Pipeline(
-        leaf=image,
-        steps=(
-            preprocess.NV12(),
-            preprocess.IntegerBilinear(size=size),
-            preprocess.RoundUint8(),
-            preprocess.Scale(),
-        ),
-    )
-    other_camera = vehicle.swap("colour", preprocess.NV12(matrix="bt709", range="full"))
+    train = Pipeline(leaf=image, steps=(Resize(size=size), Scale()))
+    vehicle = Pipeline(leaf=image, steps=(NV12(), IntegerBilinear(size=size), RoundUint8(), Scale()))
+    relative = vehicle.swap("colour", NV12(matrix="bt709", range="full"))
     return {
         "train": train,
         "vehicle": vehicle,
-        "nearest": train.swap("resize", preprocess.Resize(size=size, kernel="nearest_exact")),
-        "aa_bicubic": train.swap("resize", preprocess.Resize(size=size, kernel="bicubic")),
-        "area": train.swap("resize", preprocess.Resize(size=size, kernel="area")),
-        "point_sampled": other_camera.swap("resize", preprocess.PointSample(size=size)),
-        "raw_bicubic": other_camera.swap("resize", preprocess.Resize(size=size, kernel="bicubic", antialias=False)),
+        "nearest": train.swap("resize", Resize(size=size, kernel="nearest_exact", antialias=False)),
+        "aa_bicubic": train.swap("resize", Resize(size=size, kernel="bicubic")),
+        "area": train.swap("resize", Resize(size=size, kernel="area")),
+        "point_sampled": relative.swap("resize", PointSample(size=size)),
+        "raw_bicubic": relative.swap("resize", Resize(size=size, kernel="bicubic", antialias=False)),
     }
 
 

@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from holdfast.core.contracts import Batch, Outputs, Picture, Task
 from holdfast.core.space import InputSpace, Leaf
-from holdfast.data.preprocess import NV12, IntegerBilinear, Pipeline, PointSample, Resize, RoundUint8, Scale
 from holdfast.data.render import render
 from holdfast.data.road import Scene, draw_scene, draw_sequence, ego_lines, stack
 from holdfast.models.lane_net import LaneNet
+from holdfast.tasks.ingredients import camera_pipelines
 from holdfast.tasks.lane_measures import (
     CAMERA,
     DISTANCES_M,
@@ -73,7 +73,7 @@ def lanes(
         metrics=lane_metrics(),
         drifts=lane_drifts(),
         space=InputSpace({"image": Leaf()}),
-        pipelines=_pipelines(),
+        pipelines=camera_pipelines(SIZE),
         group=_group,
         divergence=_divergence,
         failed=_failed,
@@ -83,26 +83,6 @@ def lanes(
         picture=_picture,
         fingerprint=f"lanes {seed=} {frames=} {test_frames=} {sequences=} {sequence_frames=} {CAMERA}",
     )
-
-
-def _pipelines() -> dict[str, Pipeline]:
-    """``train``, the ``vehicle`` that differs from it in colour, resizing and rounding, and others to mix or hold out.
-
-    ``aa_bicubic`` and ``area`` hold nothing of the vehicle; ``point_sampled`` and ``raw_bicubic`` are of its family
-    (4:2:0 colour, no antialiasing) but share neither its matrix and range nor its kernel.
-    """
-    train = Pipeline(steps=(Resize(size=SIZE), Scale()))
-    vehicle = Pipeline(steps=(NV12(), IntegerBilinear(size=SIZE), RoundUint8(), Scale()))
-    relative = vehicle.swap("colour", NV12(matrix="bt709", range="full"))
-    return {
-        "train": train,
-        "vehicle": vehicle,
-        "nearest": train.swap("resize", Resize(size=SIZE, kernel="nearest_exact", antialias=False)),
-        "aa_bicubic": train.swap("resize", Resize(size=SIZE, kernel="bicubic")),
-        "area": train.swap("resize", Resize(size=SIZE, kernel="area")),
-        "point_sampled": relative.swap("resize", PointSample(size=SIZE)),
-        "raw_bicubic": relative.swap("resize", Resize(size=SIZE, kernel="bicubic", antialias=False)),
-    }
 
 
 # --- data -----------------------------------------------------------------------------------------------

@@ -3,8 +3,18 @@ from __future__ import annotations
 import attack_twins
 import pytest
 import torch
-from toy_tasks import classification, driving, images, model_of, regression_with_two_inputs, step_of
+from toy_tasks import (
+    classification,
+    driving,
+    images,
+    model_of,
+    regression_with_two_inputs,
+    sentences,
+    step_of,
+    text,
+)
 
+from holdfast.attacks.fgm import FGM
 from holdfast.attacks.fgsm import FGSM
 from holdfast.attacks.pgd import PGD
 from holdfast.core.contracts import Term
@@ -151,6 +161,57 @@ def test_a_clean_graph_made_before_is_still_good():
     terms = Adversarial(attack=FGSM(eps=1)).rewrite([clean_term(task, batch)], step_of(task, model, batch))
     (before + evaluate(terms, lambda view: task.forward(model, view))).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("scope", ["sample", "batch"])
+def test_fgm_on_an_embedding_equals_the_closed_form_and_leaves_it_bit_exact(scope):
+    task, batch = text(), sentences()
+    objective = Objective(task, [Adversarial(attack=FGM(eps=0.5, scope=scope), tap="embedding", clean_weight=0.5)])
+    model, twin = objective.prepare(model_of(task), batch), model_of(task)
+    table = model.model.embedding.weight.detach().clone()
+    loss = objective(model, batch)
+    loss.backward()
+    assert torch.equal(model.model.embedding.weight, table)
+
+    def logits(embedded):
+        words = torch.tanh(twin.mix(embedded)) * batch["mask"][..., None]
+        return twin.head(words.sum(1) / batch["mask"].sum(1, keepdim=True))
+
+    embedded = twin.embedding(batch["tokens"])
+    (g,) = torch.autograd.grad(task.loss(logits(embedded), batch).sum(), embedded, retain_graph=True)
+    norm = g.flatten(1).norm(dim=1)[:, None, None] if scope == "sample" else g.norm()
+    expected = 0.5 * task.loss(logits(embedded), batch).mean()
+    expected = expected + 0.5 * task.loss(logits(embedded + 0.5 * g / norm), batch).mean()
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
+    for a, b in zip(model.model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_any_tapped_layer_may_be_attacked_also_by_samples():
+    task, batch = classification(), images(n=40)
+    for share_of, views in (("loss", 2), ("samples", 1)):
+        method = Adversarial(attack=PGD(eps=0.1, steps=2), tap="features.0", share_of=share_of)
+        objective = Objective(task, [method])
+        model = objective.prepare(model_of(task), batch)
+        terms = objective.terms(model, batch)
+        delta = terms[-1].call["add"]["features.0"]
+        assert (len(terms), delta.shape) == (views, (40, 6, 8, 8))
+        assert delta.abs().max() <= 0.1
+        still = (delta.flatten(1) == 0).all(dim=1).sum()
+        assert 8 <= still <= 32 if share_of == "samples" else still == 0
+
+
+def test_a_tap_needs_a_prepared_model_and_its_right_name():
+    task, batch = text(), sentences()
+    objective = Objective(task, [Adversarial(attack=FGM(), tap="embeding")])
+    with pytest.raises(InputError, match="did you mean 'embedding'"):
+        objective.prepare(model_of(task), batch)
+    step, term = step_of(task, model_of(task), batch), clean_term(task, batch)
+    with pytest.raises(InputError, match="not prepared for taps"):
+        Adversarial(attack=FGM(), tap="embedding").rewrite([term], step)
+    with pytest.raises(InputError, match="leaf and tap"):
+        Adversarial(leaf="image", tap="embedding")
 
 
 def test_refusals():

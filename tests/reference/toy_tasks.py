@@ -28,9 +28,10 @@ class ConvNet(nn.Module):
         self.samples = 0
 
     def forward(self, image: Tensor) -> Tensor:
+        outputs = self.head(self.dropout(self.features(image).flatten(1)))
         self.samples += len(image)
         ConvNet.total += len(image)
-        return self.head(self.dropout(self.features(image).flatten(1)))
+        return outputs
 
 
 class TwoInputNet(nn.Module):
@@ -42,6 +43,21 @@ class TwoInputNet(nn.Module):
 
     def forward(self, image: Tensor, speed: Tensor) -> dict[str, Tensor]:
         return {"steer": self.head(torch.tanh(self.image(image.flatten(1)) + self.speed(speed)))}
+
+
+class TextNet(nn.Module):
+    """Embedding, dropout, mean over the words that count, linear."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 5, padding_idx=0)
+        self.dropout = nn.Dropout(dropout)
+        self.mix = nn.Linear(5, 5)
+        self.head = nn.Linear(5, CLASSES)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        words = torch.tanh(self.mix(self.dropout(self.embedding(tokens)))) * mask[..., None]
+        return self.head(words.sum(1) / mask.sum(1, keepdim=True))
 
 
 def cross_entropy(outputs: Tensor, batch: Any) -> Tensor:
@@ -66,6 +82,21 @@ def classification(**changes: Any) -> Task:
         "pseudo_label": lambda outputs, batch: {**batch, "y": outputs.argmax(dim=1)},
         **changes,
     })  # fmt: skip
+
+
+def text(dropout: float = 0.0) -> Task:
+    return classification(
+        name="toy-text", build_model=lambda: TextNet(dropout), space=InputSpace({}),
+        inputs=lambda batch: (batch["tokens"], batch["mask"]),
+    )  # fmt: skip
+
+
+def sentences(n: int = 6, seed: int = 0) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(2, 8, (n,), generator=g)
+    mask = (torch.arange(8)[None] < lengths[:, None]).float()
+    tokens = (torch.randint(1, 20, (n, 8), generator=g) * mask).long()
+    return {"tokens": tokens, "mask": mask, "y": torch.randint(0, CLASSES, (n,), generator=g)}
 
 
 def regression_with_two_inputs() -> Task:

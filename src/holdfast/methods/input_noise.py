@@ -67,7 +67,7 @@ class InputNoise:
                 x = noisy(get_leaf(view, path), leaf, draw, size=self.size, distribution=self.distribution,
                           varied=self.varied)  # fmt: skip
                 views[i] = with_leaf(view, path, x)
-        return split(term, tuple(views), suffix="noise", clean_weight=self.clean_weight, crafted=False)
+        return split(term, suffix="noise", clean_weight=self.clean_weight, views=tuple(views))
 
     def passes(self) -> tuple[float, float]:
         """None, or a second forward and backward where a clean share is kept."""

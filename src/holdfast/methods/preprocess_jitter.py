@@ -89,7 +89,7 @@ class PreprocessJitter:
         [(path, leaf)] = leaves.items()
         draw = step.draw("preprocess_jitter" if term.name == "clean" else f"preprocess_jitter.{term.name}")
         views = tuple(with_leaf(view, path, self._jittered(view, path, leaf, draw)) for view in term.views)
-        return split(term, views, suffix="jitter", clean_weight=self.clean_weight, crafted=False)
+        return split(term, suffix="jitter", clean_weight=self.clean_weight, views=views)
 
     @torch.no_grad()
     def _jittered(self, view: Batch, path: str, leaf: Leaf, draw: Generator) -> Tensor:

@@ -40,13 +40,13 @@ def rewritten(
     return [new for term in terms for new in (change(term) if term.name in on else [term])]
 
 
-def split(term: Term, views: tuple[Batch, ...], *, suffix: str, clean_weight: float, crafted: bool) -> list[Term]:
-    """``clean_weight`` of a term as it was and the rest with new views; the new one keeps the name if alone."""
-    new = replace(term, views=views, weight=(1.0 - clean_weight) * term.weight, crafted=crafted)
+def split(term: Term, *, suffix: str, clean_weight: float, **new: Any) -> list[Term]:
+    """``clean_weight`` of a term as it was and the rest with ``new`` fields; that one keeps the name if alone."""
+    changed = replace(term, weight=(1.0 - clean_weight) * term.weight, **new)
     if clean_weight == 0:
-        return [new]
+        return [changed]
     kept = replace(term, weight=clean_weight * term.weight)
-    return [kept, replace(new, name=f"{term.name}_{suffix}")]
+    return [kept, replace(changed, name=f"{term.name}_{suffix}")]
 
 
 def chosen_leaves(space: InputSpace, leaf: Leaves, *, who: str) -> dict[str, Leaf]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_leaves
 
 from holdfast.core.contracts import Batch, Method, Outputs, Prepares, Step, Surgery, Task, Term, WeightPerturbation
 from holdfast.core.errors import ClashError, InputError
@@ -57,7 +58,7 @@ class Objective:
         self.index = 0
         self._stream = _Stream(unlabelled)
         self._states: list[dict[str, Any]] = [{} for _ in self.methods]
-        _refuse_clashes(self.methods)
+        _refuse_clashes(self.methods, self.perturbation)
 
     # --- the model ---
 
@@ -105,7 +106,7 @@ class Objective:
         return terms
 
     def _step(self, model: nn.Module, batch: Batch, unlabelled: Batch | None, state: dict[str, Any]) -> Step:
-        device = next(iter(self.task.space.values(batch).values())).device
+        device = next(leaf.device for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))
         return Step(
             task=self.task,
             model=unwrap(model),
@@ -178,8 +179,8 @@ def _rank() -> int:
     return torch.distributed.get_rank() if ready else 0
 
 
-def _refuse_clashes(methods: Sequence[Method]) -> None:
-    names = {type(method).__name__.lower() for method in methods}
+def _refuse_clashes(methods: Sequence[Method], perturbation: WeightPerturbation | None) -> None:
+    names = {type(piece).__name__.lower() for piece in (*methods, perturbation) if piece is not None}
     for method in methods:
         for other, reason in method.clashes.items():
             if other.replace("_", "").lower() in names - {type(method).__name__.lower()}:

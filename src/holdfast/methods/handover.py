@@ -1,0 +1,96 @@
+"""Hand-over: a loss whose gradients were computed on the way, delivered when the user calls ``backward``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["EVALUATED_TWICE", "Accumulated", "handed_over", "internal_scale", "shared_masks"]
+
+HALF_SCALE = 2.0**10
+EVALUATED_TWICE = dict.fromkeys(
+    ("sam", "awp", "weightnoise"), "it evaluates the loss at other weights, where gradients made on the way are wrong"
+)
+"""What methods that compute gradients on the way clash with."""
+
+
+def handed_over(value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """``value`` as a tensor whose backward delivers ``gradients`` to ``parameters``, times the incoming factor.
+
+    Gradient scalers, accumulation and data-parallel hooks therefore work as with any loss.
+
+    Args:
+        value: a detached scalar.
+        parameters: leaf tensors that require a gradient.
+        gradients: one for each, of the same shape.
+    """
+    delivered: Tensor = _HandOver.apply(value, tuple(gradients), *parameters)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return delivered
+
+
+class _HandOver(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: tuple[Tensor, ...], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *factors: Tensor) -> tuple[Tensor | None, ...]:
+        [factor] = factors
+        return None, None, *(factor * gradient for gradient in ctx.gradients)
+
+
+class Accumulated:
+    """Sums losses and their weight gradients over several forwards.
+
+    Args:
+        parameters: those that require a gradient take part.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self._sums: list[Tensor | None] = [None] * len(self.parameters)
+        self._value: Tensor | None = None
+
+    def add(self, loss: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
+        """Add a scalar loss, and return its gradients with respect to ``others``."""
+        scale = internal_scale(loss)
+        found = torch.autograd.grad(loss * scale, [*self.parameters, *others], allow_unused=True)
+        own, rest = found[: len(self.parameters)], found[len(self.parameters) :]
+        for i, gradient in enumerate(own):
+            if gradient is not None:
+                gradient = gradient / scale if scale != 1 else gradient
+                total = self._sums[i]
+                self._sums[i] = gradient if total is None else total + gradient
+        value = loss.detach()
+        self._value = value if self._value is None else self._value + value
+        return rest
+
+    def loss(self) -> Tensor:
+        """The sum, ready for ``backward``."""
+        assert self._value is not None
+        used = [(p, g) for p, g in zip(self.parameters, self._sums, strict=True) if g is not None]
+        return handed_over(self._value, [p for p, _ in used], [g for _, g in used])
+
+
+def internal_scale(loss: Tensor) -> float:
+    """Factor under which a loss is differentiated inside: a scaler has no part here, and float16 underflows."""
+    kind = loss.device.type
+    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    return HALF_SCALE if half else 1.0
+
+
+def shared_masks(device: torch.device) -> Callable[[], None]:
+    """A function that puts the global generators back to where they are now, so that dropout masks repeat."""
+    cpu = torch.get_rng_state()
+    accelerator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def rewind() -> None:
+        torch.set_rng_state(cpu)
+        if accelerator is not None:
+            torch.cuda.set_rng_state(accelerator, device)
+
+    return rewind

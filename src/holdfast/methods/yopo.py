@@ -1,0 +1,132 @@
+"""YOPO: many steps of an attack for one pass through the whole network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from holdfast.attacks.seal import Ball, crafting, input_gradient
+from holdfast.core.contracts import Step, Surgery, Term
+from holdfast.core.errors import InputError
+from holdfast.core.space import Leaf, get_leaf, with_leaf
+from holdfast.methods.handover import EVALUATED_TWICE, Accumulated, shared_masks
+from holdfast.methods.inner import inner_model
+from holdfast.methods.mixing import single_view
+from holdfast.methods.rewriting import chosen_leaves, rewritten
+from holdfast.surgery.tapped import submodule
+from holdfast.surgery.taps import Taps
+
+__all__ = ["YOPO"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class YOPO:
+    r"""You only propagate once: YOPO-K-n.
+
+    Equation: K times, a full pass at ``x + d`` gives the weight gradient and ``p = dL / d f_1(x + d)``; then n times
+    ``d <- project(d + alpha sign(grad_d <f_1(x + d), p>))`` through the first layer ``f_1`` alone. The weight gradient
+    is the mean over the K passes; ``d`` starts uniformly in the ball.
+
+    The published code adds the K gradients and divides the learning rate by K instead.
+
+    Args:
+        first: dotted name of the first layer, which must take the attacked leaf itself and nothing else.
+        eps: budget in units of the leaf. Default 8.
+        alpha: step in units. Default 2.
+        passes_through: K. Default 5.
+        steps: n. Default 3.
+        leaf: path of the leaf; None (default) when the task declares a single one.
+        on: name of the term. Default ``"clean"``.
+
+    Raises:
+        InputError: the layer does not take the leaf; several leaves; a setting out of range.
+        NoEffectError: no term is named ``on``. ClashError: it is crafted.
+
+    Paper: Zhang et al., NeurIPS 2019, algorithm 1.
+    """
+
+    first: str = ""
+    eps: float = 8.0
+    alpha: float = 2.0
+    passes_through: int = 5
+    steps: int = 3
+    leaf: str | None = None
+    on: str = "clean"
+
+    clashes: ClassVar[Mapping[str, str]] = {
+        "freeat": "both compute weight gradients on the way",
+        "freelb": "both compute weight gradients on the way",
+        **EVALUATED_TWICE,
+    }
+
+    def __post_init__(self) -> None:
+        if min(self.passes_through, self.steps) < 1 or min(self.eps, self.alpha) < 0:
+            raise InputError(f"K {self.passes_through}, n {self.steps}, eps {self.eps}, alpha {self.alpha}",
+                             where="YOPO", fix="use at least one step and no negative sizes")  # fmt: skip
+
+    @property
+    def surgery(self) -> tuple[Surgery, ...]:
+        """A tap on the first layer."""
+        return (Taps(layers=(self.first,) if self.first else ()),)
+
+    def rewrite(self, terms: list[Term], step: Step) -> list[Term]:
+        """The terms with the named one computed over K passes and handed over."""
+        return rewritten(terms, (self.on,), lambda term: [self._trained(term, step)], who="YOPO")
+
+    def _trained(self, term: Term, step: Step) -> Term:
+        view, (path, leaf) = single_view(term, who="YOPO"), self._leaf(step)
+        x = get_leaf(view, path)
+        ball = Ball.around(x, eps=self.eps, norm="linf", leaf=leaf)
+        total, z = Accumulated(list(step.model.parameters())), ball.start(step.draw("yopo"))
+        rewind = shared_masks(x.device)
+        for k in range(self.passes_through):
+            if k:
+                rewind()
+            outputs, read = step.forward(with_leaf(view, path, z), **{**term.call, "taps": (self.first,)})
+            hidden = read[self.first]
+            loss = term.loss((outputs,)).mean() / self.passes_through
+            [adjoint] = total.add(loss, hidden)
+            if k == 0 and step.index == 0:
+                self._check(step, z, hidden)
+            if k < self.passes_through - 1:
+                z = self._inner(step, ball, z, adjoint)
+        handed = total.loss()
+        return Term(name=term.name, views=(), loss=lambda _: handed, weight=term.weight, crafted=True)
+
+    def _inner(self, step: Step, ball: Ball, z: Tensor, adjoint: Tensor | None) -> Tensor:
+        """Ascent steps through the first layer, whose output is weighed with the adjoint."""
+        if adjoint is None:
+            raise InputError(f"the loss does not depend on {self.first!r}", where="YOPO", fix="name the first layer")
+        layer = submodule(inner_model(step, who="YOPO"), self.first)
+        with crafting(layer, "frozen"):
+            for _ in range(self.steps):
+                gradient = input_gradient(lambda moved: (layer(moved) * adjoint).sum(), z)
+                z = ball.ascend(z, gradient, ball.unit * self.alpha)
+        return z
+
+    def _check(self, step: Step, z: Tensor, hidden: Tensor) -> None:
+        layer = submodule(inner_model(step, who="YOPO"), self.first)
+        try:
+            with torch.no_grad(), crafting(layer, "frozen"):
+                same = torch.allclose(layer(z), hidden, rtol=1e-3, atol=1e-4)
+        except (RuntimeError, TypeError):
+            same = False
+        if not same:
+            raise InputError(f"{self.first!r} does not take the attacked leaf itself", where="YOPO",
+                             fix="name the layer that the model calls first, before any normalisation")  # fmt: skip
+
+    def _leaf(self, step: Step) -> tuple[str, Leaf]:
+        leaves = chosen_leaves(step.task.space, self.leaf, who="YOPO")
+        if len(leaves) != 1:
+            raise InputError(
+                f"the task declares several leaves {sorted(leaves)}", where="YOPO", fix="name one in `leaf`"
+            )
+        return next(iter(leaves.items()))
+
+    def passes(self) -> tuple[float, float]:
+        """K forwards and backwards in all; the first layer's own passes are not counted."""
+        return self.passes_through - 1.0, self.passes_through - 1.0

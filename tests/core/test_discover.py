@@ -32,7 +32,7 @@ def test_plug_ins_are_files_that_define_their_own_name_and_keep_the_contract() -
 @pytest.mark.parametrize(
     ("kind", "spec", "message"),
     [
-        ("attack", "fgms", r"no attack 'fgms' \(did you mean 'fgsm'\?\)"),
+        ("attack", "fgssm", r"no attack 'fgssm' \(did you mean 'fgsm'\?\)"),
         ("attack", "seal", r"seal.py: is no attack \(it has to define a class of the file's name with craft\)"),
         ("probe", "bench", r"with needs and run\)"),
         ("task", "ingredients", r"is no task \(it has to define a function"),

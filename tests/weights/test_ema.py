@@ -183,6 +183,12 @@ def test_a_changed_shape_is_refused_by_name() -> None:
         average.update(model)
 
 
+def test_another_model_of_other_shapes_is_refused() -> None:
+    average = EMA().start(nn.Linear(2, 1))
+    with pytest.raises(InputError, match=r"weight is \(1, 1\) on cpu"):
+        average.update(nn.Linear(1, 1))
+
+
 def test_extra_state_is_passed_through() -> None:
     class Counting(nn.Linear):
         def get_extra_state(self) -> dict[str, int]:

@@ -153,8 +153,8 @@ class _Live:
         self.entries = found
         self._homes = [(entry.owner, entry.key) for entry in found]
         self._tensors: list[Tensor | None] = []
-        self.narrow = False
         self._follow([entry.tensor() for entry in found])
+        self._tensors = [None] * len(found)  # the first reading examines them
 
     def _follow(self, tensors: Sequence[Tensor | None]) -> None:
         self._tensors = list(tensors)

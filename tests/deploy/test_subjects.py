@@ -12,7 +12,6 @@ from holdfast.core.contracts import Artefact, Availability, Backend, PrecisionPl
 from holdfast.core.errors import BackendError, InputError
 from holdfast.deploy import subjects
 from holdfast.deploy.fold import agreement_db
-from holdfast.deploy.plans import require
 from holdfast.deploy.subjects import find_backend, open_subject, subject_of
 
 
@@ -113,12 +112,3 @@ def test_a_backend_that_cannot_run_here_says_why(monkeypatch) -> None:
     monkeypatch.setattr(subjects, "build", lambda kind, name: _Hint(ok=False))
     with pytest.raises(BackendError, match="hint: cannot run here: no such device"):
         find_backend("hint")
-
-
-def test_plans_that_would_be_ignored_are_refused() -> None:
-    plan = PrecisionPlan(default="int8", nodes={"conv": "fp32"})
-    require(plan, ("int8",), where="x", exceptions=("fp32",))
-    with pytest.raises(BackendError, match="all nodes run in one precision"):
-        require(plan, ("int8",), where="x")
-    with pytest.raises(BackendError, match=r"no precision fp32 .*run in fp16"):
-        require(plan, ("int8",), where="x", exceptions=("fp16",))

@@ -19,6 +19,7 @@ from holdfast.core.store import atomic_path
 from holdfast.deploy.export import quiet
 from holdfast.deploy.identity import digest, tensors_key, versions
 from holdfast.deploy.ort import feed
+from holdfast.deploy.plans import executed
 
 __all__ = ["Quantiser", "executed_int8", "quantise"]
 
@@ -55,6 +56,12 @@ class Quantiser:
         result = call(cls, plan.quantiser, where="quantiser", build=_no_plug_ins)
         assert isinstance(result, cls)
         return result
+
+    def describe(self) -> str:
+        """The settings in words, for notes."""
+        bits = "7-bit weights (cannot saturate without VNNI)" if self.reduce_range else "8-bit weights"
+        scales = "per channel" if self.per_channel else "per tensor"
+        return f"{bits}, {scales}, {self.method} ranges, scope {self.scope}"
 
     def op_types(self) -> list[str]:
         """ONNX operators to quantise; empty for all."""
@@ -130,10 +137,7 @@ class _Reader:
         return next(self._batches, None)
 
 
-def executed_int8(optimised: onnx.ModelProto) -> str:
-    """What a graph optimised by ONNX Runtime computes in: ``int8``, or how many of its matrix nodes do."""
-    kinds = [node.op_type for node in optimised.graph.node if re.search("Conv|Gemm|MatMul|Attention", node.op_type)]
-    quantised = sum(kind.startswith("Q") or "Integer" in kind for kind in kinds)
-    if quantised == len(kinds) and kinds:
-        return "int8"
-    return f"int8 ({quantised} of {len(kinds)} matrix nodes)" if quantised else "fp32"
+def executed_int8(fused: onnx.ModelProto) -> str:
+    """What a graph that ONNX Runtime has fused computes in: ``int8``, or how many of its matrix nodes do."""
+    kinds = [node.op_type for node in fused.graph.node if re.search("Conv|Gemm|MatMul|Attention", node.op_type)]
+    return executed("int8", ["int8" if kind.startswith("Q") or "Integer" in kind else "fp32" for kind in kinds])

@@ -69,7 +69,7 @@ class OnnxRuntime:
             return Artefact(backend="onnxruntime", plan=plan, key=key, path=graph.path, notes=notes)
         quantiser, batches = Quantiser.of(plan), tuple(calibration or ())
         path = quantise(graph.path, batches, quantiser, sorted(plan.nodes), folder)
-        notes = (*notes, *_describe(quantiser), *self._saturation(graph.path, path, batches[0]))
+        notes = (*notes, f"int8: {quantiser.describe()}", *self._saturation(graph.path, path, batches[0]))
         return Artefact(backend="onnxruntime", plan=plan, key=path.stem, path=path, notes=notes)
 
     def _saturation(self, fp32: Path, int8: Path, batch: tuple[Tensor, ...]) -> tuple[str, ...]:
@@ -94,12 +94,6 @@ class OnnxRuntime:
         """
         assert artefact.path is not None, "an ONNX artefact is a file"
         return OnnxRuntimeSession(artefact.path, precision=artefact.plan.default, threads=self.threads)
-
-
-def _describe(quantiser: Quantiser) -> tuple[str, ...]:
-    weights = "7-bit weights (cannot saturate without VNNI)" if quantiser.reduce_range else "8-bit weights"
-    scales = "per channel" if quantiser.per_channel else "per tensor"
-    return (f"int8: {weights}, {scales}, {quantiser.method} ranges, scope {quantiser.scope}",)
 
 
 class OnnxRuntimeSession:

@@ -33,18 +33,28 @@ HOMES = {
     "Task": "holdfast.core.contracts",
     "Term": "holdfast.core.contracts",
 }
-"""Module by public name; the type checker reads the imports above, and a test keeps the two in step."""
+"""Module by public name that the type checker knows; the classes of all other plug-ins are found by name."""
 
 __all__ = [
     "EMA", "FGSM", "HOMES", "PGD", "Adversarial", "Drift", "InputSpace", "Leaf", "Metric", "Objective", "Picture",
-    "PreprocessJitter", "Task", "Term",
+    "PreprocessJitter", "Task", "Term", "home_of",
 ]  # fmt: skip
 
 
+def home_of(name: str) -> str:
+    """The module of a public name: one of `HOMES`, or the class of a plug-in; empty when there is none."""
+    if name in HOMES or not name[:1].isupper():
+        return HOMES.get(name, "")
+    catalogue = import_module("holdfast.core.catalogue")
+    found = (plug_in for kind in ("method", "surgery", "average", "attack") for plug_in in catalogue.describe(kind))
+    return next((plug_in.module for plug_in in found if plug_in.attribute == name), "")
+
+
 def __getattr__(name: str) -> Any:
-    if name not in HOMES:
+    home = home_of(name)
+    if not home:
         raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
-    return getattr(import_module(HOMES[name]), name)
+    return getattr(import_module(home), name)
 
 
 def __dir__() -> list[str]:

@@ -6,6 +6,8 @@ import pytest
 from source import SOURCE, tree
 
 import holdfast
+from holdfast.core.catalogue import describe
+from holdfast.core.discover import load
 
 
 @pytest.mark.parametrize("name", sorted(holdfast.HOMES))
@@ -23,10 +25,17 @@ def test_the_type_checker_sees_the_same_names() -> None:
         for alias in node.names
     }
     assert checked == holdfast.HOMES
-    assert set(holdfast.__all__) == {*holdfast.HOMES, "HOMES"}
+    assert set(holdfast.__all__) == {*holdfast.HOMES, "HOMES", "home_of"}
     assert dir(holdfast) == sorted(holdfast.__all__)
 
 
+@pytest.mark.parametrize("kind", ["method", "surgery", "average", "attack"])
+def test_plug_ins_are_public_without_being_listed(kind: str) -> None:
+    for plug_in in describe(kind):
+        assert getattr(holdfast, plug_in.attribute) is load(kind, plug_in.name)
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="module 'holdfast' has no attribute 'Nope'"):
-        _ = holdfast.Nope
+    for name in ("Nope", "nope", "_Nope"):
+        with pytest.raises(AttributeError, match=f"module 'holdfast' has no attribute '{name}'"):
+            getattr(holdfast, name)

@@ -89,7 +89,7 @@ def _imported_files(name: str, path: Path, top: Path) -> list[Path]:
         return _files(rest, path.parents[len(name) - len(rest) - 1])
     head, _, rest = name.partition(".")
     if head == "holdfast":
-        return _files(name, _PACKAGE.parent) or _files(holdfast.HOMES.get(rest, ""), _PACKAGE.parent)
+        return _files(name, _PACKAGE.parent) or _files(holdfast.home_of(rest), _PACKAGE.parent)
     installed = {"site-packages", "dist-packages"} & set(top.parts)
     return [] if installed and head != path.relative_to(top).parts[0] else _files(name, top)
 

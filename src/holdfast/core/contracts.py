@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Artefact", "Attack", "Availability", "Average", "Backend", "Batch", "Drift", "Measurement", "Method",
-    "Metric", "Outputs", "Picture", "Pipeline", "PrecisionPlan", "Prepares", "Probe", "Session", "Step", "Subject",
-    "Surgery", "Task", "Term", "UsesVariants", "WeightPerturbation", "conventional_inputs",
+    "Metric", "Outputs", "Picture", "Pipeline", "PrecisionPlan", "Prepares", "Probe", "Replays", "Session",
+    "Step", "Subject", "Surgery", "Task", "Term", "UsesUnlabelled", "UsesVariants", "WeightPerturbation", "conventional_inputs",
 ]  # fmt: skip
 
 Batch: TypeAlias = Any
@@ -257,6 +257,24 @@ class Prepares(Protocol):
 
 
 @runtime_checkable
+class UsesUnlabelled(Protocol):
+    """A method that may read the unlabelled stream; holdfast's loop opens the ``unlabelled`` split for it."""
+
+    @property
+    def uses_unlabelled(self) -> bool:
+        """Whether it does with these options."""
+
+
+@runtime_checkable
+class Replays(Protocol):
+    """A method for which each batch is trained on several times in a row."""
+
+    @property
+    def replays(self) -> int:
+        """How often."""
+
+
+@runtime_checkable
 class Surgery(Protocol):
     """A change of the model made before the optimiser exists: heads, taps, observers, initialisation."""
 
@@ -264,7 +282,7 @@ class Surgery(Protocol):
         """The model to train; may be the same object. ``example``: what the model is called with."""
 
     def strip(self, model: nn.Module) -> nn.Module:
-        """The deployable model again."""
+        """The deployable model again; the given one stays fit for training."""
 
 
 @runtime_checkable

@@ -52,6 +52,11 @@ class RST:
         if self.weight < 0 or self.beta < 0:
             raise InputError(f"weight {self.weight}, beta {self.beta}", where="RST", fix="use no negative weights")
 
+    @property
+    def uses_unlabelled(self) -> bool:
+        """It reads the unlabelled stream."""
+        return True
+
     def rewrite(self, terms: list[Term], step: Step) -> list[Term]:
         """The terms, the teacher's labels on clean unlabelled inputs, and the divergence there."""
         view = unlabelled_of(step, who="RST")

@@ -69,6 +69,11 @@ class UAT:
             raise InputError(f"variant {self.variant!r}, weight {self.weight}, ramp_steps {self.ramp_steps}",
                              where="UAT", fix="use ot, ft or ++, and no negative numbers")  # fmt: skip
 
+    @property
+    def uses_unlabelled(self) -> bool:
+        """It reads the unlabelled stream."""
+        return True
+
     def rewrite(self, terms: list[Term], step: Step) -> list[Term]:
         """The terms and those on the unlabelled batch."""
         return [*terms, *self._added(step)]

@@ -49,6 +49,11 @@ class VAT:
             raise InputError(f"weight {self.weight}, data {self.data!r}", where="VAT",
                              fix="use a weight of 0 or more and labelled, unlabelled or both")  # fmt: skip
 
+    @property
+    def uses_unlabelled(self) -> bool:
+        """Unless ``data`` is ``"labelled"``."""
+        return self.data != "labelled"
+
     def rewrite(self, terms: list[Term], step: Step) -> list[Term]:
         """The terms and one divergence for each batch it is asked on."""
         views = {}

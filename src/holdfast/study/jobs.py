@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from holdfast.core.config import Study
-from holdfast.core.contracts import Measurement, Subject, Task
+from holdfast.core.contracts import Measurement, Subject, Task, UsesUnlabelled
 from holdfast.core.discover import build, load_task
 from holdfast.data.table import Table, materialise, open_table
 from holdfast.deploy.subjects import open_subject
@@ -21,6 +21,7 @@ from holdfast.probes.bench import Bench, RunLabel
 from holdfast.study.plan import MeasureCell, Plan, TableCell, TrainCell, methods_of
 from holdfast.train.loop import TrainingRun, build_initial, train
 from holdfast.train.objective import Objective
+from holdfast.train.stream import Shuffled
 from holdfast.weights import files
 
 __all__ = ["Context", "bench_of", "make_tables", "run_probe", "run_training", "study_task", "weights_path"]
@@ -145,10 +146,15 @@ def _stripped(context: Context, training: TrainCell, weights: str) -> nn.Module:
 
 
 def _objective(context: Context, cell: TrainCell) -> Objective:
-    recipe = context.study.recipes[cell.recipe]
+    recipe, methods = context.study.recipes[cell.recipe], methods_of(context.study, cell.recipe)
+    unlabelled = None
+    if any(isinstance(method, UsesUnlabelled) and method.uses_unlabelled for method in methods):
+        table, size = _required(context.table("unlabelled", "train")), context.study.training_of(cell.recipe).batch_size
+        unlabelled = Shuffled(table, size, seed=cell.order_seed)
     return Objective(
         context.task(),
-        methods_of(context.study, cell.recipe),
+        methods,
+        unlabelled=unlabelled,
         surgery=tuple(build("surgery", plug_in) for plug_in in recipe.surgery),
         perturbation=build("method", recipe.perturbation) if recipe.perturbation else None,
         seed=cell.order_seed,

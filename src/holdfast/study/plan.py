@@ -12,7 +12,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from holdfast.core.config import PlugIn, Study
-from holdfast.core.contracts import Method, Task, UsesVariants
+from holdfast.core.contracts import Method, Task, UsesUnlabelled, UsesVariants
 from holdfast.core.discover import build, plugin_module, task_roots
 from holdfast.core.errors import InputError
 from holdfast.core.fingerprint import config_hash, source_hash
@@ -97,7 +97,7 @@ def make_plan(study: Study, task: Task, *, base: Path) -> Plan:
         if name not in task.pipelines:
             raise InputError(f"no pipeline {name!r}", where="preprocessing", fix=f"one of {sorted(task.pipelines)}")
     tables = tuple(_table_cells(study, task, base))
-    trained_on = config_hash([dict(cell.keys) for cell in tables if cell.split == "train"])
+    trained_on = config_hash([dict(cell.keys) for cell in tables if cell.split in ("train", "unlabelled")])
     measured_on = config_hash([dict(cell.keys) for cell in tables])
     recipe_keys = {recipe: _recipe_key(study, recipe, trained_on, base) for recipe in study.recipes}
     probe_keys = [_probe_key(study, probe, measured_on) for probe in study.probes]
@@ -136,8 +136,9 @@ def methods_of(study: Study, recipe: str) -> tuple[Method, ...]:
 
 
 def _table_cells(study: Study, task: Task, base: Path) -> Iterable[TableCell]:
-    variants = {name for recipe in study.recipes for method in methods_of(study, recipe)
-                if isinstance(method, UsesVariants) for name in method.variants}  # fmt: skip
+    methods = [method for recipe in study.recipes for method in methods_of(study, recipe)]
+    variants = {name for method in methods if isinstance(method, UsesVariants) for name in method.variants}
+    unlabelled = any(isinstance(method, UsesUnlabelled) and method.uses_unlabelled for method in methods)
     shared = {
         "task": study.task,
         "options": study.task_options,
@@ -145,18 +146,17 @@ def _table_cells(study: Study, task: Task, base: Path) -> Iterable[TableCell]:
         "source": source_hash([*task_roots(study.task, base=base), "holdfast.data.table"]),
         "versions": _versions("torch", "numpy"),
     }
-    for split in SPLITS:
+    for split in (*SPLITS, *(("unlabelled",) if unlabelled else ())):
         try:
             data = task.data(split)
         except KeyError:
-            if split in ("train", "report"):
-                raise InputError(
-                    f"no split {split!r}", where=f"task {task.name!r}", fix="train and report are needed"
-                ) from None
+            if split in ("train", "report", "unlabelled"):
+                reason = "a method reads it" if split == "unlabelled" else "train and report are needed"
+                raise InputError(f"no split {split!r}", where=f"task {task.name!r}", fix=reason) from None
             continue
         sample = _sample_hash(data)
         pipelines = {"train", *study.preprocessing, *(variants if split == "train" else ())}
-        if split == "train":
+        if split in ("train", "unlabelled"):
             pipelines -= set(study.preprocessing) - {"train"} - variants
         unknown = pipelines - set(task.pipelines)
         if unknown:

@@ -64,6 +64,13 @@ def build_initial(task: Task, init_seed: int) -> nn.Module:
         return task.build_model()
 
 
+def prepared_initial(task: Task, objective: Objective, run: TrainingRun) -> nn.Module:
+    """The model as training begins, after every surgery; those that draw are seeded like the initialisation."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed("surgery", run.init_seed))
+        return objective.prepare(build_initial(task, run.init_seed), run.table.batch(torch.arange(2)))
+
+
 def train(task: Task, objective: Objective, run: TrainingRun) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
     """Train one recipe under one pair of seeds, from the last checkpoint where there is one.
 
@@ -80,9 +87,8 @@ def train(task: Task, objective: Objective, run: TrainingRun) -> tuple[dict[str,
         raise InputError(f"{len(run.table)} training samples do not fill one batch of {run.training.batch_size}",
                          where=f"task {task.name!r}", fix="lower training.batch_size")  # fmt: skip
     total = steps_per_epoch * run.training.epochs
-    model = build_initial(task, run.init_seed)
-    initial = {name: value.clone() for name, value in model.state_dict().items()}
-    model = objective.prepare(model, run.table.batch(torch.arange(2)))
+    model = prepared_initial(task, objective, run)
+    initial = {name: value.clone() for name, value in objective.strip(model).state_dict().items()}
     state = _State(model, _optimiser(model, run.training), {k: a.start(model) for k, a in run.averages.items()})
     _resume(state, objective, run)
     run.advance(state.step, "resumed" if state.step else "")
@@ -98,8 +104,9 @@ def _steps(task: Task, objective: Objective, run: TrainingRun, state: _State, pe
     began = time.process_time() - state.cpu_s
     state.model.train()
     while state.step < total:
-        indices = _order(len(run.table), run, state.step // per_epoch)
-        at = (state.step % per_epoch) * run.training.batch_size
+        epoch, position = divmod(state.step // objective.replays, per_epoch)
+        indices = _order(len(run.table), run, epoch)
+        at = position * run.training.batch_size
         batch = _batch(task, run, indices[at : at + run.training.batch_size])
         loss = _step(objective, run, state, batch, total)
         if state.step > total - max(1, total // 10):

@@ -18,7 +18,18 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
-from holdfast.core.contracts import Batch, Method, Outputs, Prepares, Step, Surgery, Task, Term, WeightPerturbation
+from holdfast.core.contracts import (
+    Batch,
+    Method,
+    Outputs,
+    Prepares,
+    Replays,
+    Step,
+    Surgery,
+    Task,
+    Term,
+    WeightPerturbation,
+)
 from holdfast.core.errors import ClashError, InputError
 from holdfast.train.draws import generator
 from holdfast.train.terms import evaluate
@@ -39,7 +50,8 @@ class Objective:
         methods: applied in the order given, each to the terms the previous one left.
         surgery: changes of the model, applied by `prepare` and undone by `strip`.
         perturbation: a weight perturbation such as SAM, or None.
-        unlabelled: an iterable of unlabelled batches, restarted when it ends; None when no method needs it.
+        unlabelled: unlabelled batches: an iterable, restarted when it ends, or a sequence, from which a resumed run
+            takes its batch directly; None when no method needs it.
         seed: seed of every draw of the methods.
 
     Raises:
@@ -135,6 +147,11 @@ class Objective:
 
     # --- what it costs, and resuming ---
 
+    @property
+    def replays(self) -> int:
+        """How often each batch is to be trained on in a row."""
+        return max((method.replays for method in self.methods if isinstance(method, Replays)), default=1)
+
     def passes(self) -> tuple[float, float]:
         """Forward and backward passes of one step, as the methods declare them."""
         forwards, backwards = 1.0, 1.0
@@ -199,16 +216,18 @@ class _Stream:
     def at(self, index: int) -> Batch | None:
         if self._batches is None:
             return None
+        if isinstance(self._batches, Sequence):
+            return self._batches[index % len(self._batches)]
         while self._position < index:
             self._current = self._next()
             self._position += 1
         return self._current
 
     def _next(self) -> Batch:
-        if self._iterator is None:
-            self._iterator = iter(self._batches or ())
-        try:
-            return next(self._iterator)
-        except StopIteration:
-            self._iterator = iter(self._batches or ())
-            return next(self._iterator)
+        for _ in range(2):
+            if self._iterator is None:
+                self._iterator = iter(self._batches or ())
+            for batch in self._iterator:
+                return batch
+            self._iterator = None
+        raise InputError("the unlabelled stream is empty", where="objective", fix="give at least one batch")

@@ -17,11 +17,13 @@ import torch
 import yaml
 from toy_tasks import ConvNet, classification, images, model_of, step_of
 
-from holdfast.core.contracts import Method, Term
+from holdfast.core.contracts import Method, Term, WeightPerturbation
 from holdfast.core.discover import build, load, names
 from holdfast.train.objective import Objective, evaluate
 
-METHODS = [name for name in names("method") if isinstance(load("method", name)(), Method)]
+ALL = names("method")
+METHODS = [name for name in ALL if hasattr(load("method", name), "rewrite")]
+"""The others perturb weights."""
 OWN_TESTS = Path(__file__).parents[1] / "methods"
 FOLDER = tempfile.TemporaryDirectory()
 CARDS = Path(__file__).parents[2] / "docs" / "methods"
@@ -48,7 +50,11 @@ def method_of(name, **options):
 
 
 def objective_of(name, seed=0, **options):
-    return Objective(classification(), [method_of(name, **options)], unlabelled=[images(seed=9)], seed=seed)
+    piece = method_of(name, **options)
+    kind = {"methods": [piece]} if name in METHODS else {"perturbation": piece}
+    objective = Objective(classification(), **kind, unlabelled=[images(seed=9)], seed=seed)
+    objective.strategy = "functional"  # so that no forward is spent on looking for checkpointed layers
+    return objective
 
 
 def run(name, seed=0, **options):
@@ -70,9 +76,11 @@ def equal(a, b):
 
 def test_some_methods_are_found():
     assert {"adversarial", "preprocess_jitter"} <= set(METHODS)
+    assert {"sam", "awp"} <= set(ALL) - set(METHODS)
+    assert all(isinstance(method_of(name), Method if name in METHODS else WeightPerturbation) for name in ALL)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_same_seed_same_bits(name):
     (losses, weights), (again, weights_again) = run(name), run(name)
     assert losses.isfinite().all()
@@ -110,7 +118,7 @@ def test_neither_terms_nor_batch_nor_model_are_changed(name):
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_strength_zero_is_the_identity(name):
     options = own_tests(name).IDENTITY
     if isinstance(options, str):
@@ -130,7 +138,7 @@ def test_strength_zero_is_the_identity(name):
         torch.testing.assert_close(weights[key], model.state_dict()[key], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_declared_forwards_are_the_forwards_that_happen(name):
     objective = objective_of(name)
     model = objective.prepare(model_of(objective.task), images())
@@ -162,7 +170,7 @@ def test_without_draws_the_order_of_the_batch_does_not_matter(name):
     torch.testing.assert_close(*values)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_the_card_names_the_method_and_its_snippets_run(name):
     card = (CARDS / f"{name}.md").read_text(encoding="utf-8")
     assert card.splitlines()[0].endswith(f"(`{name}`)")
@@ -175,3 +183,4 @@ def test_the_card_names_the_method_and_its_snippets_run(name):
         parsed = yaml.safe_load(block)
         for key, kind in (("methods", "method"), ("surgery", "surgery")):
             assert all(build(kind, spec) is not None for spec in parsed.get(key, []))
+        assert "perturbation" not in parsed or build("method", parsed["perturbation"]) is not None

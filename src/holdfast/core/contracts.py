@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Artefact", "Attack", "Availability", "Average", "Backend", "Batch", "Drift", "Measurement", "Method",
     "Metric", "Outputs", "Picture", "Pipeline", "PrecisionPlan", "Prepares", "Probe", "Replays", "Session",
-    "Step", "Subject", "Surgery", "Task", "Term", "UsesUnlabelled", "UsesVariants", "WeightPerturbation", "conventional_inputs",
+    "Step", "Subject", "Surgery", "Task", "Term", "UsesUnlabelled", "UsesVariants", "WeightPerturbation",
+    "conventional_inputs",
 ]  # fmt: skip
 
 Batch: TypeAlias = Any
@@ -292,7 +293,10 @@ class WeightPerturbation(Protocol):
     def delta(
         self, parameters: Mapping[str, Tensor], loss: Callable[[Mapping[str, Tensor]], Tensor], step: Step
     ) -> Mapping[str, Tensor]:
-        """The perturbation by parameter name; ``loss`` evaluates the step's terms at given parameters."""
+        """The perturbation of all or some, by name; ``loss`` evaluates the step's terms at given parameters."""
+
+    def passes(self) -> tuple[float, float]:
+        """Forward and backward passes this adds to a step of one term."""
 
 
 @runtime_checkable

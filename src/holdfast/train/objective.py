@@ -15,13 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
 from holdfast.core.contracts import (
     Batch,
     Method,
-    Outputs,
     Prepares,
     Replays,
     Step,
@@ -32,7 +30,9 @@ from holdfast.core.contracts import (
 )
 from holdfast.core.errors import ClashError, InputError
 from holdfast.train.draws import generator
+from holdfast.train.perturbed import Strategy, choose_strategy, functional, in_place
 from holdfast.train.terms import evaluate
+from holdfast.train.wrapping import rank, unwrap
 
 __all__ = ["Objective", "unwrap"]
 
@@ -49,7 +49,8 @@ class Objective:
         task: the task; its ``loss``, ``forward`` and ``space`` are used.
         methods: applied in the order given, each to the terms the previous one left.
         surgery: changes of the model, applied by `prepare` and undone by `strip`.
-        perturbation: a weight perturbation such as SAM, or None.
+        perturbation: a weight perturbation such as SAM, or None. How it is applied is chosen in the first step and
+            stands in ``strategy``: a functional call, or in place where layers are checkpointed.
         unlabelled: unlabelled batches: an iterable, restarted when it ends, or a sequence, from which a resumed run
             takes its batch directly; None when no method needs it.
         seed: seed of every draw of the methods.
@@ -67,6 +68,7 @@ class Objective:
         self.surgery = (*surgery, *own)
         self._prepared: type[nn.Module] | None = None
         self.perturbation, self.seed = perturbation, seed
+        self.strategy: Strategy | None = None
         self.index = 0
         self._stream = _Stream(unlabelled)
         self._states: list[dict[str, Any]] = [{} for _ in self.methods]
@@ -92,17 +94,15 @@ class Objective:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss of a batch, a scalar to call ``backward`` on; counts one step."""
-        terms = self.terms(model, batch)
+        loss = self._loss(model, self.terms(model, batch), batch, own_backward=False)
         self.index += 1
-        if self.perturbation is None:
-            return evaluate(terms, partial(self.task.forward, model))
-        return self._perturbed(model, terms, batch)
+        return loss
 
     def backward(self, model: nn.Module, batch: Batch) -> Tensor:
         """Compute the loss, call its ``backward`` and return it detached."""
-        loss = self(model, batch)
-        torch.autograd.backward(loss)
-        return loss.detach()
+        loss = self._loss(model, self.terms(model, batch), batch, own_backward=True)
+        self.index += 1
+        return loss
 
     def terms(self, model: nn.Module, batch: Batch) -> list[Term]:
         """The terms of this step after every method; drawing again at the same step gives the same terms."""
@@ -127,23 +127,25 @@ class Objective:
             unlabelled=unlabelled,
             index=self.index,
             state=state,
-            draw=lambda name: generator(self.seed, self.index, _rank(), name, device=device),
+            draw=lambda name: generator(self.seed, self.index, rank(), name, device=device),
         )
 
-    def _perturbed(self, model: nn.Module, terms: list[Term], batch: Batch) -> Tensor:
-        """The loss at ``theta + delta``; its gradient is that at ``theta``, as ``d(theta + delta) = d theta``."""
-        assert self.perturbation is not None
-        plain = unwrap(model)
-        parameters = {name: p for name, p in plain.named_parameters() if p.requires_grad}
-
-        def loss_at(values: Mapping[str, Tensor]) -> Tensor:
-            # Running statistics must move once a step, in the pass that is differentiated.
-            buffers = {name: buffer.clone() for name, buffer in plain.named_buffers()}
-            return evaluate(terms, partial(self.task.forward, partial(_call, plain, {**values, **buffers})))
-
-        delta = self.perturbation.delta(parameters, loss_at, self._step(model, batch, None, {}))
-        moved = {name: p + delta[name] for name, p in parameters.items()}
-        return evaluate(terms, partial(self.task.forward, partial(_call, plain, moved)))
+    def _loss(self, model: nn.Module, terms: list[Term], batch: Batch, *, own_backward: bool) -> Tensor:
+        """The loss of the terms; with ``own_backward`` it is differentiated already and detached."""
+        forward = partial(self.task.forward, model)
+        if self.perturbation is None:
+            loss = evaluate(terms, forward)
+        else:
+            if self.strategy is None:
+                self.strategy = choose_strategy(unwrap(model), lambda: forward(batch))
+            step = self._step(model, batch, None, {})
+            if self.strategy == "in_place":
+                return in_place(model, terms, self.perturbation, step, own_backward=own_backward)
+            loss = functional(model, terms, self.perturbation, step)
+        if own_backward:
+            torch.autograd.backward(loss)
+            return loss.detach()
+        return loss
 
     # --- what it costs, and resuming ---
 
@@ -155,8 +157,9 @@ class Objective:
     def passes(self) -> tuple[float, float]:
         """Forward and backward passes of one step, as the methods declare them."""
         forwards, backwards = 1.0, 1.0
-        for method in self.methods:
-            more_forwards, more_backwards = method.passes()
+        added = [method.passes() for method in self.methods]
+        added += [self.perturbation.passes()] if self.perturbation is not None else []
+        for more_forwards, more_backwards in added:
             forwards, backwards = forwards + more_forwards, backwards + more_backwards
         return forwards, backwards
 
@@ -177,23 +180,6 @@ class Objective:
         for mine, saved in zip(self._states, state["states"], strict=True):
             mine.clear()
             mine.update(saved)
-
-
-def _call(model: nn.Module, values: Mapping[str, Tensor], *inputs: Tensor, **call: Any) -> Outputs:
-    return functional_call(model, dict(values), inputs, call)
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside DistributedDataParallel or ``torch.compile``."""
-    while isinstance(model, nn.parallel.DistributedDataParallel):
-        model = model.module
-    inner = getattr(model, "_orig_mod", None)
-    return inner if isinstance(inner, nn.Module) else model
-
-
-def _rank() -> int:
-    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if ready else 0
 
 
 def _refuse_clashes(methods: Sequence[Method], perturbation: WeightPerturbation | None) -> None:

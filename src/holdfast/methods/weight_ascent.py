@@ -1,0 +1,38 @@
+"""What weight perturbations share: the ascent gradient, the same on every process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from holdfast.core.errors import NoEffectError
+
+__all__ = ["ascent_gradient", "joint_norm"]
+
+
+def ascent_gradient(
+    parameters: Mapping[str, Tensor], loss: Callable[[Mapping[str, Tensor]], Tensor], *, who: str,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Gradient of the loss at the parameters, by name; averaged over processes, so that all move alike.
+
+    Raises:
+        NoEffectError: the loss does not depend on any parameter.
+    """
+    points = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    found = torch.autograd.grad(loss(points), list(points.values()), allow_unused=True)
+    gradients = {name: g for name, g in zip(points, found, strict=True) if g is not None}
+    if not gradients:
+        raise NoEffectError("the loss depends on no parameter that is trained", where=who)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for gradient in gradients.values():
+            torch.distributed.all_reduce(gradient, op=torch.distributed.ReduceOp.SUM)
+            gradient /= torch.distributed.get_world_size()
+    return gradients
+
+
+def joint_norm(tensors: Mapping[str, Tensor]) -> Tensor:
+    """L2 norm over all elements of all tensors, never zero so that it may be divided by."""
+    squares = torch.stack([t.float().square().sum() for t in tensors.values()])
+    return squares.sum().sqrt().clamp(min=torch.finfo(torch.float32).tiny)

@@ -140,6 +140,22 @@ def test_small_updates_survive_stochastic_rounding_only() -> None:
     assert moved("stochastic") == pytest.approx(0.01, abs=0.003)
 
 
+def test_the_average_gets_below_the_grid() -> None:
+    torch.manual_seed(0)
+    target = 2 * torch.rand(500) - 1
+    point = nn.ParameterList([nn.Parameter(torch.zeros(500))])
+    low = LowPrecision(number="fixed", bits=6, fraction_bits=3, bits_of={"gradient": 32})
+    stepper = low.attach(torch.optim.SGD(point.parameters(), lr=0.1))
+    swa = SWA(start_step=100).start(point)
+    for _ in range(3100):
+        point[0].grad = point[0].detach() - target + torch.randn(500)
+        stepper.step()
+        swa.update(point)
+    floor = 4.0**-3 / 12
+    assert float((swa.weights()["0"] - target).square().mean()) < floor / 2
+    assert float((point[0].detach() - target).square().mean()) > 10 * floor
+
+
 def test_evaluation_is_deterministic_and_training_draws() -> None:
     model = LowPrecision(bits=5).apply(network(), EXAMPLE)
     assert not torch.equal(model(DATA), model(DATA))

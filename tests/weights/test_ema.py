@@ -183,6 +183,20 @@ def test_a_changed_shape_is_refused_by_name() -> None:
         average.update(model)
 
 
+@pytest.mark.parametrize("change", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+def test_a_model_that_changes_its_dtype_is_followed(change: tuple[torch.dtype, torch.dtype]) -> None:
+    model = nn.Linear(3, 3).to(change[0])
+    average = EMA(decay=0.0, warmup=False).start(model)
+    average.update(model)
+    model.to(change[1])
+    with torch.no_grad():
+        model.weight.fill_(7.0)
+    average.update(model)
+    weights = average.weights()["weight"]
+    assert weights.dtype == change[1]
+    assert bool((weights == 7.0).all())
+
+
 def test_another_model_of_other_shapes_is_refused() -> None:
     average = EMA().start(nn.Linear(2, 1))
     with pytest.raises(InputError, match=r"weight is \(1, 1\) on cpu"):

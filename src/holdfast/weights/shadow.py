@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,11 @@ from holdfast.weights.tree import Entry, averaged, check_alike, count_kinds, ent
 
 __all__ = ["Shadow", "check_settings"]
 
-_CHUNK = 1 << 18
-"""Elements converted at a time where the model is narrower than the shadow: the scratch stays in the L2 cache."""
+_CHUNK = 1 << 20
+"""Elements converted at a time where the model is narrower than the shadow: the scratch stays in the cache."""
+
+_Piece: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
+"""A part of the shadow, the same part of the model, and scratch in the shadow's dtype where one is needed."""
 
 
 class Shadow:
@@ -35,7 +38,7 @@ class Shadow:
 
     def __init__(self, model: nn.Module) -> None:
         self._follow(model)
-        self._scratch = torch.empty(0)
+        self._plan: tuple[list[Tensor], list[_Piece]] = ([], [])
         self._means = [_wide(tensor) for tensor in self._moving.values]
         self._counters = [tensor.detach().clone() for tensor in self._copied.values]
 
@@ -61,8 +64,8 @@ class Shadow:
         reshard(self._model)
         values = self._moving.read(self._means)
         if self._moving.narrow:
-            for mean, value in zip(self._means, values, strict=True):
-                self._lerp(mean, value, weight)
+            for mean, value, scratch in self._narrow_plan(values):
+                mean.lerp_(value.to(mean.dtype) if scratch is None else scratch.copy_(value), weight)
         elif values:
             torch._foreach_lerp_(self._means, values, weight)
         if self._counters:
@@ -74,18 +77,13 @@ class Shadow:
         if [(entry.name, entry.tied_to) for entry in self._entries] != before:
             raise InputError("the model has other entries than at the start", where="average", fix="start a new one")
 
-    def _lerp(self, mean: Tensor, value: Tensor, weight: float) -> None:
-        if value.dtype == mean.dtype:
-            mean.lerp_(value, weight)
-            return
-        if mean.device.type != "cpu" or not (mean.is_contiguous() and value.is_contiguous()):
-            mean.lerp_(value.to(mean.dtype), weight)
-            return
-        if self._scratch.dtype != mean.dtype or not self._scratch.numel():
-            self._scratch = torch.empty(_CHUNK, dtype=mean.dtype)
-        for target, piece in zip(_pieces(mean), _pieces(value), strict=True):
-            wide = self._scratch if piece.numel() == _CHUNK else self._scratch[: piece.numel()]
-            target.lerp_(wide.copy_(piece), weight)
+    def _narrow_plan(self, values: list[Tensor]) -> list[_Piece]:
+        """The shadow and the model cut into matching pieces, anew only when tensors were exchanged."""
+        if self._plan[0] is not values:
+            scratch: dict[torch.dtype, Tensor] = {}
+            pairs = zip(self._means, values, strict=True)
+            self._plan = values, [piece for mean, value in pairs for piece in _cut(mean, value, scratch)]
+        return self._plan[1]
 
     @torch.no_grad()
     def weights(self, kept: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -159,12 +157,15 @@ class _Live:
     def _follow(self, tensors: Sequence[Tensor | None]) -> None:
         self._tensors = list(tensors)
         self.values = [local(tensor) for tensor in tensors if tensor is not None]
+        self._places = [value.data_ptr() for value in self.values]
         self.narrow = any(_is_narrow(value) for value in self.values)
 
     def read(self, kept: Sequence[Tensor]) -> list[Tensor]:
         """The values as this rank holds them, each of the shape and device of its tensor in ``kept``."""
         tensors = [owner[key] for owner, key in self._homes]
-        if not all(map(operator.is_, tensors, self._tensors)):
+        # ``module.to()`` keeps a parameter but moves what it holds.
+        moved = [value.data_ptr() for value in self.values] != self._places
+        if moved or not all(map(operator.is_, tensors, self._tensors)):
             self._follow(tensors)
             for entry, value, mine in zip(self.entries, self.values, kept, strict=True):
                 if value.shape != mine.shape or value.device != mine.device:
@@ -181,8 +182,14 @@ def _is_narrow(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and tensor.itemsize < 4
 
 
-def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
-    return torch.split(tensor.view(-1), _CHUNK)
+def _cut(mean: Tensor, value: Tensor, scratch: dict[torch.dtype, Tensor]) -> Iterator[_Piece]:
+    if value.dtype == mean.dtype or mean.device.type != "cpu" or not (mean.is_contiguous() and value.is_contiguous()):
+        yield mean, value.detach(), None
+        return
+    wide = scratch.setdefault(mean.dtype, torch.empty(_CHUNK, dtype=mean.dtype))
+    pieces = zip(torch.split(mean.view(-1), _CHUNK), torch.split(value.detach().view(-1), _CHUNK), strict=True)
+    for target, piece in pieces:
+        yield target, piece, wide[: piece.numel()]
 
 
 def _wide(tensor: Tensor) -> Tensor:

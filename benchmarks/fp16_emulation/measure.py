@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from holdfast.core.fingerprint import environment
 from holdfast.deploy.emulate import PRECISIONS, Rounding, round_to, rounded_copy
 from holdfast.deploy.fold import agreement_db, fold_batchnorm
-from holdfast.models.lane_net import LaneNet
+from holdfast.tasks.lanes import lanes
 
 Run = Callable[[], Tensor]
 HALF_ROUNDS = 3
@@ -116,8 +116,8 @@ def main() -> None:
     print(environment())
     torch.manual_seed(0)
     measure("conv + attention", settled(ConvAttention(), (3, 64, 64)), torch.rand(8, 3, 64, 64), rounds)
-    measure("lane net", settled(LaneNet(), (3, 96, 160)), torch.rand(8, 3, 96, 160), rounds)
-    measure("lane net, wide", settled(LaneNet(width=48), (3, 96, 160)), torch.rand(8, 3, 96, 160), rounds)
+    measure("lane net", settled(lanes().build_model(), (3, 96, 160)), torch.rand(8, 3, 96, 160), rounds)
+    measure("lane net, wide", settled(lanes(width=52).build_model(), (3, 96, 160)), torch.rand(8, 3, 96, 160), rounds)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from torch import Tensor
 
 __all__ = ["Camera", "Scene", "draw_scene", "draw_sequence", "ego_lines", "stack"]
 
-LINE_WIDTH_M = 0.15
+LINE_WIDTH_M = 0.12
 DASH_M, DASH_PERIOD_M = 4.0, 12.0
 SHADOW_PERIOD_M = 60.0
 LINES = 4
@@ -35,7 +35,7 @@ class Camera:
 
     width_px: int = 400
     height_px: int = 240
-    hfov_deg: float = 60.0
+    hfov_deg: float = 100.0
     height_m: float = 1.5
     horizon: float = 0.36
 

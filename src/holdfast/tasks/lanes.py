@@ -31,6 +31,8 @@ from holdfast.tasks.lane_measures import (
 
 __all__ = ["lanes"]
 
+USUAL_LANE_M = 3.5
+
 FAILED_M = 0.4
 """A car of 1.9 m in the middle of a lane of 3.5 m that is wrong by this much has lost half of its margin."""
 
@@ -41,7 +43,7 @@ def lanes(
     test_frames: int = 304,
     sequences: int = 2,
     sequence_frames: int = 120,
-    width: int = 24,
+    width: int = 26,
     seed: int = 0,
 ) -> Task:
     """Where do the two lines of the own lane run? Synthetic roads, 400x240 sensor, 160x96 network input.
@@ -67,7 +69,7 @@ def lanes(
 
     return Task(
         name="lanes",
-        build_model=partial(LaneNet, distances=len(DISTANCES_M), width=width, size=SIZE),
+        build_model=partial(_build_model, width),
         data=data,
         loss=_loss,
         metrics=lane_metrics(),
@@ -83,6 +85,13 @@ def lanes(
         picture=_picture,
         fingerprint=f"lanes {seed=} {frames=} {test_frames=} {sequences=} {sequence_frames=} {CAMERA}",
     )
+
+
+def _build_model(width: int) -> LaneNet:
+    """The network with its rows and prior where the camera sees an ordinary lane from the middle of it."""
+    rows = CAMERA.row(torch.tensor(DISTANCES_M)) * (SIZE[0] / CAMERA.height_px)
+    lines = torch.tensor([-0.5, 0.5])[:, None] * USUAL_LANE_M / METRES_PER_PX
+    return LaneNet(rows_px=rows.tolist(), expected_px=lines.tolist(), width=width, size=SIZE)
 
 
 # --- data -----------------------------------------------------------------------------------------------

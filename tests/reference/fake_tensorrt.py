@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import importlib.machinery
 import json
 import types
 from typing import Any
@@ -16,6 +17,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+
+from holdfast.core.contracts import PrecisionPlan
+from holdfast.deploy.casts import emulate_plan, lowerable
+from holdfast.deploy.graph import GraphView
 
 
 class TensorIOMode(enum.Enum):
@@ -154,8 +159,146 @@ class Runtime:
         return Engine(plan) if b"\0" in plan else None
 
 
+class BuilderFlag(enum.Enum):
+    FP16 = 0
+    INT8 = 1
+    TF32 = 7
+    OBEY_PRECISION_CONSTRAINTS = 10
+
+
+class NetworkDefinitionCreationFlag(enum.IntEnum):
+    EXPLICIT_BATCH = 0
+    STRONGLY_TYPED = 1
+
+
 class HostMemory(bytes):
     """What `Builder.build_serialized_network` returns: a buffer."""
+
+
+class Layer:
+    def __init__(self, node: onnx.NodeProto) -> None:
+        self.name, self.num_outputs = node.name, len(node.output)
+        self.precision: DataType | None = None
+        self.output_types: dict[int, DataType] = {}
+
+    def set_output_type(self, index: int, kind: DataType) -> None:
+        self.output_types[index] = kind
+
+
+class Network:
+    def __init__(self, strong: bool) -> None:
+        self.strong = strong
+        self.graph: onnx.ModelProto | None = None
+        self.layers: list[Layer] = []
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    def get_layer(self, index: int) -> Layer:
+        return self.layers[index]
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self.graph.graph.input)
+
+    def get_input(self, index: int) -> types.SimpleNamespace:
+        entry = self.graph.graph.input[index]
+        dims = entry.type.tensor_type.shape.dim
+        return types.SimpleNamespace(name=entry.name, shape=tuple(-1 if d.dim_param else d.dim_value for d in dims))
+
+
+class OnnxParser:
+    def __init__(self, network: Network, logger: Logger) -> None:
+        self.network, self.errors = network, []
+
+    def parse(self, content: bytes) -> bool:
+        graph = onnx.load_from_string(content)
+        unsigned = [entry.name for entry in graph.graph.initializer if entry.data_type == 2]
+        if unsigned:
+            self.errors.append(f"UINT8 constant {unsigned[0]} is not supported")
+            return False
+        self.network.graph = graph
+        self.network.layers = [Layer(node) for node in graph.graph.node]
+        return True
+
+    @property
+    def num_errors(self) -> int:
+        return len(self.errors)
+
+    def get_error(self, index: int) -> str:
+        return self.errors[index]
+
+
+class Profile:
+    def __init__(self) -> None:
+        self.shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+
+    def set_shape(self, name: str, low: Any, usual: Any, high: Any) -> None:
+        assert all(a <= b <= c for a, b, c in zip(low, usual, high, strict=True))
+        self.shapes[name] = (tuple(low), tuple(high))
+
+
+class Config:
+    def __init__(self) -> None:
+        self.flags = {BuilderFlag.TF32}
+        self.profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
+        self.profiles: list[Profile] = []
+
+    def set_flag(self, flag: BuilderFlag) -> None:
+        self.flags.add(flag)
+
+    def clear_flag(self, flag: BuilderFlag) -> None:
+        self.flags.discard(flag)
+
+    def add_optimization_profile(self, profile: Profile) -> int:
+        self.profiles.append(profile)
+        return len(self.profiles) - 1
+
+
+class Builder:
+    version = 10
+
+    def __init__(self, logger: Logger) -> None: ...
+
+    def create_network(self, flags: int = 0) -> Network:
+        return Network(self.version >= 11 or bool(flags >> int(NetworkDefinitionCreationFlag.STRONGLY_TYPED) & 1))
+
+    def create_builder_config(self) -> Config:
+        return Config()
+
+    def create_optimization_profile(self) -> Profile:
+        return Profile()
+
+    def build_serialized_network(self, network: Network, config: Config) -> HostMemory | None:
+        assert not (network.strong and config.flags & {BuilderFlag.FP16, BuilderFlag.INT8}), (
+            "flags clash with strong typing"
+        )
+        if not config.profiles or not network.layers:
+            return None
+        weak_half = not network.strong and BuilderFlag.FP16 in config.flags
+        obey = BuilderFlag.OBEY_PRECISION_CONSTRAINTS in config.flags
+        kept = {layer.name for layer in network.layers if obey and layer.precision is DataType.FLOAT}
+        graph = network.graph
+        if weak_half:
+            able = set(lowerable(GraphView(graph)))
+            exceptions = dict.fromkeys(sorted(kept & able), "fp32")
+            graph = emulate_plan(graph, PrecisionPlan(default="fp16", nodes=exceptions))
+        halves = {output for node in graph.graph.node for output in node.output if output.endswith("__fp16")}
+        layers = [
+            [node.name, _precision(node, weak_half and node.name not in kept, halves)]
+            for node in network.graph.graph.node
+            if node.op_type not in ("Cast", "QuantizeLinear", "DequantizeLinear")
+        ]
+        facts = {"version": self.version, "layers": layers, "verbosity": config.profiling_verbosity.name,
+                 "profile": config.profiles[0].shapes, "flags": sorted(flag.name for flag in config.flags)}  # fmt: skip
+        return HostMemory(json.dumps(facts).encode() + b"\0" + graph.SerializeToString())
+
+
+def _precision(node: onnx.NodeProto, weak_half: bool, halves: set[str]) -> str:
+    if any("DequantizeLinear" in name for name in node.input):
+        return "int8"
+    return "fp16" if weak_half or halves & set(node.output) else "fp32"
 
 
 class Memory:
@@ -194,7 +337,14 @@ def plan_of(graph: onnx.ModelProto, *, version: int = 10, precision: str = "fp32
 def package(version: str = "10.3.0") -> types.ModuleType:
     """The module to put into ``sys.modules["tensorrt"]``."""
     module = types.ModuleType("tensorrt")
-    for part in (TensorIOMode, DataType, LayerInformationFormat, ProfilingVerbosity, Logger, Runtime, nptype):
-        setattr(module, part.__name__, part)
+    module.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)  # others look for it
+    parts = [TensorIOMode, DataType, LayerInformationFormat, ProfilingVerbosity, Logger, Runtime, nptype, OnnxParser]
+    generation = int(version.split(".")[0])
+    builder = type("Builder", (Builder,), {"version": generation})
+    names = {part.__name__: part for part in (*parts, NetworkDefinitionCreationFlag)} | {"Builder": builder}
+    flags = ("TF32",) if generation >= 11 else BuilderFlag.__members__
+    names["BuilderFlag"] = types.SimpleNamespace(**{name: BuilderFlag[name] for name in flags})
+    for name, part in names.items():
+        setattr(module, name, part)
     module.__version__ = version  # type: ignore[attr-defined]  # a module takes any attribute
     return module

@@ -39,12 +39,14 @@ class Quantiser:
         scope: ``carriers`` (default) quantises weighted operations and those that can pass 8-bit values on
             (sums, pooling, Relu, Resize ...); ``weighted`` convolutions and matrix products alone; ``all``
             whatever ONNX Runtime can, softmax and products of activations included.
+        symmetric: signed activations around zero and fp32 biases, the only form TensorRT reads. Default False.
     """
 
     per_channel: bool = True
     reduce_range: bool = True
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
     scope: Literal["carriers", "weighted", "all"] = "carriers"
+    symmetric: bool = False
 
     @classmethod
     def of(cls, plan: PrecisionPlan) -> Quantiser:
@@ -61,7 +63,8 @@ class Quantiser:
         """The settings in words, for notes."""
         bits = "7-bit weights (cannot saturate without VNNI)" if self.reduce_range else "8-bit weights"
         scales = "per channel" if self.per_channel else "per tensor"
-        return f"{bits}, {scales}, {self.method} ranges, scope {self.scope}"
+        signs = ", symmetric" if self.symmetric else ""
+        return f"{bits}, {scales}{signs}, {self.method} ranges, scope {self.scope}"
 
     def op_types(self) -> list[str]:
         """ONNX operators to quantise; empty for all."""
@@ -120,7 +123,9 @@ def _quantise(
                 fp32, path, _Reader([entry.name for entry in fp32.graph.input], calibration),
                 quant_format=QuantFormat.QDQ, op_types_to_quantize=quantiser.op_types(),
                 per_channel=quantiser.per_channel, reduce_range=quantiser.reduce_range,
-                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                activation_type=QuantType.QInt8 if quantiser.symmetric else QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                extra_options={"ActivationSymmetric": True, "QuantizeBias": False} if quantiser.symmetric else {},
                 nodes_to_exclude=list(nodes), calibrate_method=methods[quantiser.method],
             )  # fmt: skip
         except Exception as error:  # the quantiser raises whatever its passes raise

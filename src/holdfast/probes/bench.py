@@ -79,7 +79,7 @@ class Bench:
         return self._tables[key]
 
     def batch(self, split: str, pipeline: str, *, limit: int | None = None) -> Batch:
-        """All samples of a split (or the first ``limit``) as one batch.
+        """All samples of a split (or the first ``limit``) as one batch, which is not to be written to.
 
         Raises:
             InputError: the task has no such split.
@@ -87,7 +87,7 @@ class Bench:
         table = self.table(split, pipeline)
         if table is None:
             raise InputError(f"no split {split!r}", where=f"task {self.task.name!r}", fix="name a split the task has")
-        return table.batch(torch.arange(min(len(table), limit or len(table))))
+        return tree_map(lambda column: column[:limit], table.columns)
 
     def outputs(self, subject: Subject, split: str, pipeline: str) -> Outputs:
         """Outputs of a subject on a whole split, computed once."""
@@ -169,7 +169,9 @@ def batch_size(batch: Batch) -> int:
     return len(next(leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)))
 
 
-def _runs(codes: np.ndarray) -> Iterator[Tensor]:
-    """Indices of every group in the order in which the groups appear."""
+def _runs(codes: np.ndarray) -> Iterator[slice | Tensor]:
+    """Where each group is: a slice where its samples stand together, as in a sequence, so that nothing is copied."""
     for code in np.unique(codes):
-        yield torch.from_numpy(np.flatnonzero(codes == code))
+        members = np.flatnonzero(codes == code)
+        first, last = int(members[0]), int(members[-1])
+        yield slice(first, last + 1) if last - first + 1 == len(members) else torch.from_numpy(members)

@@ -14,7 +14,7 @@ from holdfast.attacks.geometry import uniform
 from holdfast.core.contracts import Batch, Step, Term
 from holdfast.core.errors import InputError
 from holdfast.core.space import Leaf, get_leaf, with_leaf
-from holdfast.methods.rewriting import chosen_leaves, rewritten, split
+from holdfast.methods.rewriting import only_leaf, rewritten, split
 
 __all__ = ["PreprocessJitter", "mixed", "pixel_jitter"]
 
@@ -82,11 +82,7 @@ class PreprocessJitter:
     def _changed(self, term: Term, step: Step) -> list[Term]:
         if self.clean_weight == 1:
             return [term]
-        leaves = chosen_leaves(step.task.space, self.leaf, who="PreprocessJitter")
-        if len(leaves) != 1:
-            raise InputError(f"the task declares several leaves {sorted(leaves)}", where="PreprocessJitter",
-                             fix="name the image in `leaf`")  # fmt: skip
-        [(path, leaf)] = leaves.items()
+        path, leaf = only_leaf(step.task.space, self.leaf, who="PreprocessJitter")
         draw = step.draw("preprocess_jitter" if term.name == "clean" else f"preprocess_jitter.{term.name}")
         views = tuple(with_leaf(view, path, self._jittered(view, path, leaf, draw)) for view in term.views)
         return split(term, suffix="jitter", clean_weight=self.clean_weight, views=views)

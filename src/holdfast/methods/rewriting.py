@@ -13,7 +13,7 @@ from holdfast.core.contracts import Attack, Batch, Outputs, Step, Term
 from holdfast.core.errors import ClashError, InputError, NoEffectError
 from holdfast.core.space import InputSpace, Leaf, get_leaf
 
-__all__ = ["Leaves", "attacked", "chosen_leaves", "rewritten", "split"]
+__all__ = ["Leaves", "attacked", "chosen_leaves", "only_leaf", "rewritten", "split"]
 
 Leaves: TypeAlias = str | Sequence[str] | None
 """Which leaves of the input space to act on: one path, several, or None for all."""
@@ -60,6 +60,18 @@ def chosen_leaves(space: InputSpace, leaf: Leaves, *, who: str) -> dict[str, Lea
         raise InputError(f"leaf {unknown[0]!r} is not in the task's input space", where=who,
                          fix=f"one of {sorted(space.leaves)}")  # fmt: skip
     return {path: space.leaves[path] for path in wanted}
+
+
+def only_leaf(space: InputSpace, leaf: str | None, *, who: str) -> tuple[str, Leaf]:
+    """Path and declaration of the one leaf to act on.
+
+    Raises:
+        InputError: the task declares several and none is named, or it does not declare the one that is.
+    """
+    leaves = chosen_leaves(space, leaf, who=who)
+    if len(leaves) != 1:
+        raise InputError(f"the task declares several leaves {sorted(leaves)}", where=who, fix="name one in `leaf`")
+    return next(iter(leaves.items()))
 
 
 def attacked(

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from holdfast.core.contracts import Batch, Outputs, Step, Surgery, Term
 from holdfast.core.errors import ClashError, InputError
 from holdfast.core.space import get_leaf, with_leaf
-from holdfast.methods.rewriting import chosen_leaves
+from holdfast.methods.rewriting import only_leaf
 from holdfast.surgery.auxiliary_head import AuxiliaryHead
 
 __all__ = ["PRETEXTS", "Rotation"]
@@ -80,11 +80,7 @@ class Rotation:
 
     def _transformed(self, step: Step) -> tuple[Batch, Tensor]:
         """A batch of transformed images, and what was done to each, int64."""
-        leaves = chosen_leaves(step.task.space, self.leaf, who="Rotation")
-        if len(leaves) != 1:
-            raise InputError(f"the task declares several leaves {sorted(leaves)}", where="Rotation",
-                             fix="name the image in `leaf`")  # fmt: skip
-        [path] = leaves
+        path, _ = only_leaf(step.task.space, self.leaf, who="Rotation")
         image = get_leaf(step.batch, path)
         _check(image, self.pretext)
         every = PRETEXTS[self.pretext](image)

@@ -12,11 +12,11 @@ from torch import Tensor
 from holdfast.attacks.seal import Ball, crafting, input_gradient
 from holdfast.core.contracts import Step, Surgery, Term
 from holdfast.core.errors import InputError
-from holdfast.core.space import Leaf, get_leaf, with_leaf
+from holdfast.core.space import get_leaf, with_leaf
 from holdfast.methods.handover import EVALUATED_TWICE, Accumulated, shared_masks
 from holdfast.methods.inner import inner_model
 from holdfast.methods.mixing import single_view
-from holdfast.methods.rewriting import chosen_leaves, rewritten
+from holdfast.methods.rewriting import only_leaf, rewritten
 from holdfast.surgery.tapped import submodule
 from holdfast.surgery.taps import Taps
 
@@ -78,7 +78,7 @@ class YOPO:
         return rewritten(terms, (self.on,), lambda term: [self._trained(term, step)], who="YOPO")
 
     def _trained(self, term: Term, step: Step) -> Term:
-        view, (path, leaf) = single_view(term, who="YOPO"), self._leaf(step)
+        view, (path, leaf) = single_view(term, who="YOPO"), only_leaf(step.task.space, self.leaf, who="YOPO")
         x = get_leaf(view, path)
         ball = Ball.around(x, eps=self.eps, norm="linf", leaf=leaf)
         total, z = Accumulated(list(step.model.parameters())), ball.start(step.draw("yopo"))
@@ -118,14 +118,6 @@ class YOPO:
         if not same:
             raise InputError(f"{self.first!r} does not take the attacked leaf itself", where="YOPO",
                              fix="name the layer that the model calls first, before any normalisation")  # fmt: skip
-
-    def _leaf(self, step: Step) -> tuple[str, Leaf]:
-        leaves = chosen_leaves(step.task.space, self.leaf, who="YOPO")
-        if len(leaves) != 1:
-            raise InputError(
-                f"the task declares several leaves {sorted(leaves)}", where="YOPO", fix="name one in `leaf`"
-            )
-        return next(iter(leaves.items()))
 
     def passes(self) -> tuple[float, float]:
         """K forwards and backwards in all; the first layer's own passes are not counted."""

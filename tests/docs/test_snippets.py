@@ -13,6 +13,7 @@ import pytest
 import holdfast
 from holdfast.core.config import load_study
 from holdfast.core.discover import build
+from holdfast.study.run import run_study
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -31,6 +32,16 @@ def test_the_readme_has_snippets() -> None:
 @pytest.mark.parametrize("number", range(len(blocks(ROOT / "README.md", "python"))))
 def test_readme_snippets_run(number: int) -> None:
     exec(compile(blocks(ROOT / "README.md", "python")[number], "README.md", "exec"), {})
+
+
+def test_the_task_and_the_study_of_the_guide_run_to_a_report(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "your_task.md"
+    (tmp_path / "halves_task.py").write_text(blocks(page, "python")[0], encoding="utf-8")
+    (tmp_path / "halves.yaml").write_text(blocks(page, "yaml")[0], encoding="utf-8")
+    study = load_study(tmp_path / "halves.yaml").model_copy(update={"init_seeds": (0,), "order_seeds": (0,)})
+    outcome = run_study(study, base=tmp_path, out=tmp_path / "run", workers=1, quiet=True)
+    assert "the target decides alike" in outcome.table
+    assert outcome.report.is_file()
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)

@@ -14,6 +14,7 @@ import holdfast
 from holdfast.core.config import load_study
 from holdfast.core.discover import build
 from holdfast.study.run import run_study
+from holdfast.weights.files import load
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -29,9 +30,12 @@ def test_the_readme_has_snippets() -> None:
     assert EXAMPLES
 
 
-@pytest.mark.parametrize("number", range(len(blocks(ROOT / "README.md", "python"))))
-def test_readme_snippets_run(number: int) -> None:
-    exec(compile(blocks(ROOT / "README.md", "python")[number], "README.md", "exec"), {})
+def test_readme_snippets_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks(ROOT / "README.md", "python"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert load(tmp_path / "averaged.pt")[0].keys() == names["model"].state_dict().keys()
 
 
 def test_the_task_and_the_study_of_the_guide_run_to_a_report(tmp_path: Path) -> None:

@@ -6,14 +6,13 @@ from dataclasses import replace
 import onnx
 import pytest
 import torch
-from onnx import helper
 
 from holdfast.core.contracts import PrecisionPlan
 from holdfast.core.errors import BackendError, InputError
 from holdfast.deploy.export import LAYOUT, export_onnx
 from holdfast.deploy.fold import agreement_db
 from holdfast.deploy.ort import open_session, run_session
-from holdfast.deploy.quantise import Quantiser, executed_int8, quantise
+from holdfast.deploy.quantise import Quantiser, quantise
 
 
 @pytest.fixture
@@ -86,21 +85,6 @@ def test_nothing_reaches_the_log(fp32, images, graphs, caplog) -> None:
     with caplog.at_level(logging.INFO):
         quantise(fp32, [(images + 0.5,)], Quantiser(), (), graphs)
     assert caplog.records == []
-
-
-@pytest.mark.parametrize(
-    ("operators", "executed"),
-    [
-        (["QLinearConv", "QGemm", "Relu"], "int8"),
-        (["MatMulIntegerToFloat", "QLinearAdd"], "int8"),
-        (["QLinearConv", "FusedConv", "Gemm"], "int8 (1 of 3 matrix nodes)"),
-        (["DequantizeLinear", "Conv"], "fp32"),
-        (["Add"], "fp32"),
-    ],
-)
-def test_what_executed_is_read_from_the_fused_graph(operators: list[str], executed: str) -> None:
-    nodes = [helper.make_node(kind, ["x"], ["y"]) for kind in operators]
-    assert executed_int8(helper.make_model(helper.make_graph(nodes, "g", [], []))) == executed
 
 
 def test_calibration_on_larger_inputs_widens_the_ranges(fp32, images, graphs) -> None:

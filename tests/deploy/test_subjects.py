@@ -30,6 +30,7 @@ def opened(conv_net, images, graphs):
         ("eager:fp16", "fp16", 45),
         ("emulated:fp16", "fp16 (emulated)", 45), ("emulated:bf16", "bf16 (emulated)", 25),
         ("emulated:tf32", "tf32 (emulated)", 45), ("onnxruntime:fp32", "fp32", 100), ("onnxruntime:int8", "int8", 20),
+        ("onnxruntime:fp16", "fp32", 45),
     ],
 )  # fmt: skip
 def test_subjects_say_what_they_run_in_and_are_that_near(opened, conv_net, images, spec, executed, least_db) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,9 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from holdfast.core.contracts import PrecisionPlan
 from holdfast.core.errors import BackendError
+from holdfast.core.store import atomic_path
 from holdfast.deploy.graph import GraphView
+from holdfast.deploy.identity import digest
 
-__all__ = ["emulate_plan", "lowerable", "lowered_nodes", "type_plan"]
+__all__ = ["emulate_plan", "lowerable", "lowered_nodes", "type_plan", "write_typed"]
 
 _CASTS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _LEFT_ALONE = ("If", "Loop", "Scan", "Cast", "QuantizeLinear", "DequantizeLinear", "Constant")
@@ -121,6 +124,15 @@ def type_plan(model: onnx.ModelProto, plan: PrecisionPlan) -> onnx.ModelProto:
             if tensor in wide:
                 nodes.append(helper.make_node("Cast", [lowered.output[i]], [tensor], name=f"{tensor}_cast", to=1))
     return _rebuilt(view, nodes, halves)
+
+
+def write_typed(graph: Path, plan: PrecisionPlan, folder: Path) -> Path:
+    """The typed graph of a file, written into ``folder`` and found again by content; see `type_plan`."""
+    path = folder / f"typed-{digest(graph.stem, plan.default, dict(plan.nodes))}.onnx"
+    if not path.is_file():
+        with atomic_path(path) as temporary:
+            onnx.save(type_plan(onnx.load(graph), plan), temporary)
+    return path
 
 
 def _read_in_fp32(view: GraphView, precisions: Mapping[str, str]) -> set[str]:

@@ -1,9 +1,8 @@
-"""Static int8 quantisation of ONNX graphs (QDQ), and a look at how much of it really runs in int8."""
+"""Static int8 quantisation of ONNX graphs (QDQ)."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +18,8 @@ from holdfast.core.store import atomic_path
 from holdfast.deploy.export import quiet
 from holdfast.deploy.identity import digest, tensors_key, versions
 from holdfast.deploy.ort import feed
-from holdfast.deploy.plans import executed
 
-__all__ = ["Quantiser", "executed_int8", "quantise"]
+__all__ = ["Quantiser", "quantise"]
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _CARRIERS = ("Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "MaxPool", "Pad", "Relu", "Resize")
@@ -140,9 +138,3 @@ class _Reader:
 
     def get_next(self) -> dict[str, Any] | None:
         return next(self._batches, None)
-
-
-def executed_int8(fused: onnx.ModelProto) -> str:
-    """What a graph that ONNX Runtime has fused computes in: ``int8``, or how many of its matrix nodes do."""
-    kinds = [node.op_type for node in fused.graph.node if re.search("Conv|Gemm|MatMul|Attention", node.op_type)]
-    return executed("int8", ["int8" if kind.startswith("Q") or "Integer" in kind else "fp32" for kind in kinds])

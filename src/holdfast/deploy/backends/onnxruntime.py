@@ -1,29 +1,23 @@
-"""ONNX Runtime on the CPU, the embedded default: fp32, and int8 as a statically quantised QDQ graph."""
+"""ONNX Runtime on the CPU, the embedded default: fp32, int8 as a statically quantised graph, fp16 as a typed one."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-import onnx
 from torch import Tensor, nn
 
-from holdfast.core.contracts import Artefact, Availability, Outputs, PrecisionPlan
-from holdfast.core.errors import BackendError
-from holdfast.core.store import atomic_path
-from holdfast.deploy.export import LAYOUT, export_onnx
+from holdfast.core.contracts import Artefact, Availability, PrecisionPlan
+from holdfast.deploy.casts import write_typed
+from holdfast.deploy.export import export_onnx
 from holdfast.deploy.fold import agreement_db
 from holdfast.deploy.identity import digest, versions
-from holdfast.deploy.nest import unflatten
 from holdfast.deploy.ort import open_session, run_session
+from holdfast.deploy.ort_session import OrtSession
 from holdfast.deploy.plans import require
-from holdfast.deploy.quantise import Quantiser, executed_int8, quantise
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+from holdfast.deploy.quantise import Quantiser, quantise
 
 __all__ = ["OnnxRuntime"]
 
@@ -35,13 +29,15 @@ class OnnxRuntime:
     """The exported graph on ONNX Runtime's CPU provider.
 
     int8 needs ``calibration`` inputs. Settings of the plan's ``quantiser``: see `holdfast.deploy.quantise.Quantiser`.
+    fp16 runs the graph that a strongly typed engine would, see `holdfast.deploy.casts.type_plan`; on x86 ONNX Runtime
+    has no kernels for it and computes in fp32 with rounded weights, which the session says.
 
     Args:
         threads: of one operator. Default 1, so that results do not depend on the machine's cores.
     """
 
     threads: int = 1
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8", "fp16")
 
     def probe(self) -> Availability:
         """Whether the package imports."""
@@ -49,8 +45,8 @@ class OnnxRuntime:
             import onnxruntime
         except ImportError as error:
             return Availability(ok=False, reason=str(error))
-        native = dict.fromkeys(self.precisions, "native")
-        return Availability(ok=True, reason="CPU provider", version=onnxruntime.__version__, precisions=native)
+        worth = {"fp32": "native", "int8": "native", "fp16": "upcast"}
+        return Availability(ok=True, reason="CPU provider", version=onnxruntime.__version__, precisions=worth)
 
     def prepare(
         self, model: nn.Module, example: tuple[Tensor, ...], plan: PrecisionPlan,
@@ -67,6 +63,9 @@ class OnnxRuntime:
         if plan.default == "fp32":
             key = digest("onnxruntime", graph.key, versions("onnxruntime"))
             return Artefact(backend="onnxruntime", plan=plan, key=key, path=graph.path, notes=notes)
+        if plan.default == "fp16":
+            path = write_typed(graph.path, plan, folder)
+            return Artefact(backend="onnxruntime", plan=plan, key=path.stem, path=path, notes=notes)
         quantiser, batches = Quantiser.of(plan), tuple(calibration or ())
         path = quantise(graph.path, batches, quantiser, sorted(plan.nodes), folder)
         notes = (*notes, f"int8: {quantiser.describe()}", *self._saturation(graph.path, path, batches[0]))
@@ -86,41 +85,11 @@ class OnnxRuntime:
             " set quantiser reduce_range",
         )
 
-    def load(self, artefact: Artefact) -> OnnxRuntimeSession:
+    def load(self, artefact: Artefact) -> OrtSession:
         """Open the graph.
 
         Raises:
             BackendError: the file is missing or damaged.
         """
         assert artefact.path is not None, "an ONNX artefact is a file"
-        return OnnxRuntimeSession(artefact.path, precision=artefact.plan.default, threads=self.threads)
-
-
-class OnnxRuntimeSession:
-    """An ONNX graph that takes and gives CPU tensors in the model's nest."""
-
-    def __init__(self, path: Path, *, precision: str, threads: int) -> None:
-        self._executed = precision
-        self._session: InferenceSession | None
-        if precision == "int8":
-            # Fusion decides here and now which nodes run in int8, so the fused graph is what has to be asked.
-            with atomic_path(path.with_suffix(".fused.onnx")) as fused:
-                self._session = open_session(path, threads=threads, fused=fused)
-                self._executed = executed_int8(onnx.load(fused))
-        else:
-            self._session = open_session(path, threads=threads)
-        self._layout = json.loads(self._session.get_modelmeta().custom_metadata_map[LAYOUT])
-
-    def __call__(self, *inputs: Tensor) -> Outputs:
-        """Run a batch."""
-        if self._session is None:
-            raise BackendError("the session is closed", where="onnxruntime")
-        return unflatten(run_session(self._session, inputs), self._layout)
-
-    def executed_precision(self) -> str:
-        """``fp32``, ``int8``, or how much of the graph runs in int8."""
-        return self._executed
-
-    def close(self) -> None:
-        """Release the session."""
-        self._session = None
+        return OrtSession(artefact.path, precision=artefact.plan.default, threads=self.threads)

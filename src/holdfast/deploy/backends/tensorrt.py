@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from holdfast.core.contracts import Artefact, Availability, Outputs, PrecisionPlan
 from holdfast.core.errors import BackendError
 from holdfast.core.store import atomic_path
-from holdfast.deploy.casts import type_plan
+from holdfast.deploy.casts import write_typed
 from holdfast.deploy.contained import TIMEOUT_S, call_contained
 from holdfast.deploy.engine import EngineSettings, build_engine, is_strong
 from holdfast.deploy.export import LAYOUT, export_onnx
@@ -103,10 +103,7 @@ class TensorRT:
             quantiser = Quantiser.of(PrecisionPlan(quantiser=settings))
             return quantise(graph, tuple(calibration or ()), quantiser, sorted(plan.nodes), folder)
         if plan.default == "fp16" and self.typing == "strong":
-            path = folder / f"typed-{digest(graph.stem, plan.default, dict(plan.nodes))}.onnx"
-            with atomic_path(path) as temporary:
-                onnx.save(type_plan(onnx.load(graph), plan), temporary)
-            return path
+            return write_typed(graph, plan, folder)
         return graph
 
     def load(self, artefact: Artefact) -> TensorRTSession:

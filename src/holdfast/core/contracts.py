@@ -283,7 +283,7 @@ class Surgery(Protocol):
         """The model to train; may be the same object. ``example``: what the model is called with."""
 
     def strip(self, model: nn.Module) -> nn.Module:
-        """The deployable model again; the given one stays fit for training."""
+        """The deployable model again; may be the same object, changed."""
 
 
 @runtime_checkable

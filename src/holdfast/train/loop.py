@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -88,7 +89,7 @@ def train(task: Task, objective: Objective, run: TrainingRun) -> tuple[dict[str,
                          where=f"task {task.name!r}", fix="lower training.batch_size")  # fmt: skip
     total = steps_per_epoch * run.training.epochs
     model = prepared_initial(task, objective, run)
-    initial = {name: value.clone() for name, value in objective.strip(model).state_dict().items()}
+    initial = _deployable(objective, model)
     state = _State(model, _optimiser(model, run.training), {k: a.start(model) for k, a in run.averages.items()})
     _resume(state, objective, run)
     run.advance(state.step, "resumed" if state.step else "")
@@ -183,13 +184,19 @@ def _batch(task: Task, run: TrainingRun, indices: Tensor) -> Batch:
     return {**batch, "variants": {name: table.batch(indices)[path] for name, table in run.variants.items()}}
 
 
+def _deployable(objective: Objective, model: nn.Module) -> dict[str, Tensor]:
+    """State dict of the stripped model; stripping may change a model that is still needed, so a copy is stripped."""
+    stripped = objective.strip(copy.deepcopy(model)) if objective.surgery else model
+    return {key: value.clone() for key, value in stripped.state_dict().items()}
+
+
 def _finished(objective: Objective, state: _State) -> dict[str, dict[str, Tensor]]:
     """State dicts of the stripped model for the last iterate and for every average."""
     raw = {name: value.clone() for name, value in state.model.state_dict().items()}
     found = {}
     for name, weights in {**{k: a.weights() for k, a in state.averages.items()}, "last": raw}.items():
         state.model.load_state_dict(weights)
-        found[name] = {key: value.clone() for key, value in objective.strip(state.model).state_dict().items()}
+        found[name] = _deployable(objective, state.model)
     return found
 
 

@@ -2,7 +2,8 @@
 
     python benchmarks/summary.py benchmarks/rc_track/rows.jsonl.gz error@train error@vehicle displacement@vehicle
 
-A column is METRIC@PIPELINE, then optionally @BACKEND:PRECISION and @PROBE:CONDITION.
+A column is METRIC@PIPELINE, then optionally @BACKEND:PRECISION and @PROBE:CONDITION. Seeds on which a metric is not
+defined (the correlation of a constant) are left out; the number that remains is then given.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,8 +33,12 @@ def main() -> None:
     found = [by_recipe(rows, column, arguments.split) for column in arguments.columns]
     recipes = list(dict.fromkeys(name for column in found for name in column))
 
+    most = max(len(seeds) for column in found for seeds in column.values())
+
     def cell(column: Mapping[str, Mapping[Seed, float]], recipe: str) -> str:
-        return written(t_interval(list(column[recipe].values())), arguments.digits) if recipe in column else ""
+        values = list(column.get(recipe, {}).values())
+        fewer = f" ({len(values)} seeds)" if len(values) < most else ""
+        return written(t_interval(values), arguments.digits) + fewer if values else "undefined"
 
     print(f"n: {', '.join(samples(rows, column, arguments.split) for column in arguments.columns)}\n")
     table(["recipe", *arguments.columns], [[name, *(cell(column, name) for column in found)] for name in recipes])
@@ -58,7 +64,7 @@ def by_recipe(rows: Sequence[Row], column: str, split: str) -> dict[str, dict[Se
     """Value by seed of every recipe; weights other than the last iterate stand as ``recipe/weights``."""
     found: dict[str, dict[Seed, float]] = {}
     for row in rows:
-        if matches(row, column, split):
+        if matches(row, column, split) and not math.isnan(row.value):
             name = row.recipe if row.weights == "last" else f"{row.recipe}/{row.weights}"
             found.setdefault(name, {})[row.init_seed, row.order_seed] = row.value
     if not found:
@@ -83,6 +89,8 @@ def difference(column: Mapping[str, Mapping[Seed, float]], name: str, baseline: 
     if name not in column or baseline not in column:
         return ""
     shared = [seed for seed in column[name] if seed in column[baseline]]
+    if not shared:
+        return ""
     pairs = paired_difference([column[name][s] for s in shared], [column[baseline][s] for s in shared])
     base = sum(column[baseline][s] for s in shared) / len(shared)
     share = f" ({100 * pairs.estimate / base:+.0f} %)" if base else ""

@@ -75,4 +75,4 @@ def test_the_command_line_starts_without_heavy_packages(arguments: list[str]) ->
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     loaded = set(json.loads(done.stderr))
-    assert not loaded & {"torch", "numpy", "scipy", "matplotlib", "onnx", "onnxruntime", "PIL", "rich"}
+    assert not loaded & {"torch", "numpy", "scipy", "matplotlib", "onnx", "onnxruntime", "PIL", "rich", "yaml"}

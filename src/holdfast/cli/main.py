@@ -41,9 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     )  # fmt: skip
     app.callback()(_options)
-    for command in describe("command"):
-        if command.name != "main":
-            app.command(command.name.replace("_", "-"))(_guarded(load("command", command.name), debug))
+    commands = {plug_in.name.replace("_", "-"): plug_in.name for plug_in in describe("command")}
+    del commands["main"]
+    asked = next((argument for argument in given if not argument.startswith("-")), "")
+    for name in [asked] if asked in commands else commands:
+        app.command(name)(_guarded(load("command", commands[name]), debug))
     app([argument for argument in given if argument != "--debug"], prog_name="holdfast")
 
 

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import holdfast
-from holdfast.core.config import load_study
 from holdfast.core.errors import InputError, nearest
-from holdfast.core.plain import plain
 
 if TYPE_CHECKING:
     from holdfast.study.run import Outcome
@@ -61,6 +59,8 @@ def run_and_show(path: Path, *, out: Path | None, workers: int, quiet: bool, as_
         quiet: no progress.
         as_json: print one JSON object instead of text.
     """
+    from holdfast.core.config import load_study
+
     study = load_study(path)
     # Heavy, and not needed to find out that a study file is wrong.
     from holdfast.study.run import run_study
@@ -73,6 +73,8 @@ def run_and_show(path: Path, *, out: Path | None, workers: int, quiet: bool, as_
 def show(outcome: Outcome, *, as_json: bool) -> None:
     """Print what a study found: text, or one JSON object with the verdict and the gates."""
     if as_json:
+        from holdfast.core.plain import plain
+
         print(json.dumps(plain(outcome), allow_nan=False))
     else:
         print(f"{outcome.table.rstrip()}\n\nreport: {outcome.report}")

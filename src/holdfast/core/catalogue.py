@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -41,6 +42,7 @@ KINDS = {
     "attack": Kind("holdfast.attacks", _class_with("craft")),
     "probe": Kind("holdfast.probes", _class_with("needs run")),
     "backend": Kind("holdfast.deploy.backends", _class_with("prepare")),
+    "cause": Kind("holdfast.diagnose.causes", _class_with("apply undo propose")),
     "integration": Kind("holdfast.integrations"),
     "command": Kind("holdfast.cli"),
 }
@@ -110,11 +112,17 @@ def _inside(kind: str) -> Iterator[PlugIn]:
                          attribute=attribute, path=path)  # fmt: skip
 
 
+_DEFINED = re.compile(rb"^(?:class|def)\s+(\w+)", re.MULTILINE)
+
+
 @cache
 def _definition(path: Path, changed: int, contract: tuple[frozenset[str], ...]) -> tuple[str, str] | None:
     """Name and summary of what makes a file a plug-in; ``changed`` keeps an edited file from being remembered."""
+    source = path.read_bytes()
+    if not any(_same(name.decode(), path.stem) for name in _DEFINED.findall(source)):
+        return None  # parsing is what takes time
     try:
-        tree = ast.parse(path.read_bytes(), filename=str(path))
+        tree = ast.parse(source, filename=str(path))
     except SyntaxError as error:
         raise InputError(str(error.msg), where=f"{path}, line {error.lineno}") from None
     for node in tree.body:
@@ -125,9 +133,11 @@ def _definition(path: Path, changed: int, contract: tuple[frozenset[str], ...]) 
 
 
 def _bears_name(node: ast.stmt, stem: str) -> TypeGuard[ast.ClassDef | ast.FunctionDef]:
-    if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name.startswith("_"):
-        return False
-    return node.name.replace("_", "").lower() == stem.replace("_", "").lower()
+    return isinstance(node, ast.ClassDef | ast.FunctionDef) and _same(node.name, stem)
+
+
+def _same(name: str, stem: str) -> bool:
+    return not name.startswith("_") and name.replace("_", "").lower() == stem.replace("_", "").lower()
 
 
 def _fulfils(node: ast.ClassDef | ast.FunctionDef, contract: tuple[frozenset[str], ...]) -> bool:

@@ -8,8 +8,6 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-
 from holdfast.core import contracts
 from holdfast.core.errors import InputError, nearest
 
@@ -95,6 +93,9 @@ def _kinds(hint: Any) -> list[str]:
 
 
 def _validate(value: Any, hint: Any, where: str) -> Any:
+    # Only what is built is validated: the command line starts without pydantic.
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
     except PydanticUserError:  # a dataclass or model brings its own configuration

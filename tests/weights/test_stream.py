@@ -65,6 +65,12 @@ def test_streamed_combinations_equal_in_memory(
         torch.testing.assert_close(got[name], value, rtol=1e-5, atol=2e-6)
 
 
+def test_eight_bit_floats_are_summed_wide(tmp_path: Path) -> None:
+    states = [{"w": torch.full((3,), value).to(torch.float8_e4m3fn)} for value in (1.0, 1.5, 2.0)]
+    average_files(write(tmp_path, states), tmp_path / "out.safetensors")
+    assert load_file(tmp_path / "out.safetensors")["w"].float().tolist() == [1.5] * 3
+
+
 def test_one_file_comes_back_bit_for_bit(tmp_path: Path) -> None:
     state = random_state(0)
     average_files(write(tmp_path, [state]), tmp_path / "out.safetensors")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -20,7 +20,7 @@ from torch import Tensor
 from holdfast.core.errors import InputError
 from holdfast.weights import files
 
-__all__ = ["Opened", "Place", "open_checkpoint", "sha256"]
+__all__ = ["Opened", "Place", "Row", "open_checkpoint", "sha256"]
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -30,6 +30,18 @@ _DTYPES = {
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 """torch dtype -> its name in a safetensors header."""
+
+
+class Row(NamedTuple):
+    """A contiguous vector to read into, and the memory behind it."""
+
+    values: Tensor
+    memory: memoryview
+
+    @classmethod
+    def of(cls, values: Tensor) -> Row:
+        """The row of a contiguous vector."""
+        return cls(values, values.view(torch.uint8).numpy().data)
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ class Place:
 
     dtype: torch.dtype
     shape: torch.Size
-    read: Callable[[int, Tensor], None]
+    read: Callable[[int, Row], None]
 
 
 @dataclass(frozen=True)
@@ -63,9 +75,9 @@ class Opened:
     def tensor(self, name: str) -> Tensor:
         """One entry as a whole."""
         place = self.places[name]
-        row = torch.empty(place.shape.numel(), dtype=place.dtype)
-        place.read(0, row)
-        return row.view(place.shape)
+        values = torch.empty(place.shape.numel(), dtype=place.dtype)
+        place.read(0, Row.of(values))
+        return values.view(place.shape)
 
 
 @contextlib.contextmanager
@@ -115,29 +127,30 @@ def _open_safetensors(path: Path, stack: contextlib.ExitStack) -> tuple[dict[str
 def _place(path: Path, descriptor: int, data: int, entry: Mapping[str, Any]) -> Place:
     if entry["dtype"] not in _DTYPES:
         raise InputError(f"dtype {entry['dtype']} cannot be averaged", where=str(path), fix="convert the file")
-    read = partial(_read_piece, path, descriptor, data + entry["data_offsets"][0])
-    return Place(_DTYPES[entry["dtype"]], torch.Size(entry["shape"]), read)
+    dtype = _DTYPES[entry["dtype"]]
+    read = partial(_read_piece, path, descriptor, data + entry["data_offsets"][0], dtype.itemsize)
+    return Place(dtype, torch.Size(entry["shape"]), read)
 
 
-def _read_piece(path: Path, descriptor: int, begin: int, start: int, row: Tensor) -> None:
-    memory = row.view(torch.uint8).numpy().data
-    got = os.preadv(descriptor, [memory], begin + start * row.itemsize)
-    while 0 < got < len(memory):
-        more = os.preadv(descriptor, [memory[got:]], begin + start * row.itemsize + got)
-        got = got + more if more else -1
-    if got != len(memory):
-        raise InputError("became shorter while it was read", where=str(path), fix="wait until it is written")
+def _read_piece(path: Path, descriptor: int, begin: int, itemsize: int, start: int, row: Row) -> None:
+    rest, offset = row.memory, begin + start * itemsize
+    while len(rest):
+        got = os.preadv(descriptor, [rest], offset)
+        if not got:
+            raise InputError("became shorter while it was read", where=str(path), fix="wait until it is written")
+        rest, offset = rest[got:], offset + got
 
 
-def _copy_piece(tensor: Tensor, start: int, row: Tensor) -> None:
+def _copy_piece(tensor: Tensor, start: int, row: Row) -> None:
+    length = row.values.numel()
     if tensor.is_contiguous():
-        row.copy_(tensor.view(-1)[start : start + row.numel()])
+        row.values.copy_(tensor.view(-1)[start : start + length])
         return
     # Row by row: flattening a transposed tensor as a whole would copy it.
     width = max(1, tensor[0].numel()) if tensor.dim() else 1
-    first, last = start // width, -(-(start + row.numel()) // width)
+    first, last = start // width, -(-(start + length) // width)
     skip = start - first * width
-    row.copy_(tensor[first:last].reshape(-1)[skip : skip + row.numel()])
+    row.values.copy_(tensor[first:last].reshape(-1)[skip : skip + length])
 
 
 def sha256(path: Path) -> str:

@@ -16,15 +16,15 @@ from torch import Tensor
 from holdfast.core.errors import InputError
 from holdfast.core.store import atomic_path
 from holdfast.weights.files import encode_metadata
-from holdfast.weights.opened import NAMES, Opened, Place, open_checkpoint, sha256
+from holdfast.weights.opened import NAMES, Opened, Place, Row, open_checkpoint, sha256
 from holdfast.weights.tree import check_alike
 
 __all__ = ["average_files"]
 
 _PIECE_BYTES = 1 << 17
-"""Bytes of one entry of one file read at a time: what is summed then stays in the cache."""
-_GROUP = 16
-"""Files summed in one pass; more are summed group by group."""
+"""Bytes of one entry of one file read at a time."""
+_GROUP = 10
+"""Files summed in one pass; more are summed group by group. What a pass reads stays in the cache."""
 
 
 def average_files(
@@ -92,10 +92,10 @@ def _write(
     room = len(_header(places, encode_metadata(record, ties))) + 64
     room += -room % 64
     file.seek(room)
-    squares = [0.0, 0.0]
+    adder = _Adder(weights)
     for name in places:
-        _sum_entry(file, [(one, one.places[name]) for one in opened], name, weights, squares, advance)
-    facts = {"norm_ratio": round(math.sqrt(squares[0] / squares[1]), 4) if squares[1] else 1.0}
+        adder.write_entry(file, name, [(one.path, one.places[name]) for one in opened], advance)
+    facts = {"norm_ratio": round(adder.norm_ratio(), 4)}
     header = _header(places, encode_metadata({**record, **facts}, ties))
     file.seek(0)
     file.write(struct.pack("<Q", room - 8) + header[8:].ljust(room - 8))
@@ -112,51 +112,68 @@ def _header(places: Mapping[str, Place], metadata: Mapping[str, str]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def _sum_entry(
-    file: BinaryIO, parts: Sequence[tuple[Opened, Place]], name: str, weights: Sequence[float],
-    squares: list[float], advance: Callable[[int], None],
-) -> None:  # fmt: skip
-    dtype, total = parts[0][1].dtype, parts[0][1].shape.numel()
-    length = _PIECE_BYTES // dtype.itemsize
-    rows = torch.empty(min(len(parts), _GROUP), min(length, total), dtype=dtype)
-    for start in range(0, total, length):
-        block = rows[:, : min(length, total - start)]
-        if dtype.is_floating_point or dtype.is_complex:
-            piece = _combine(parts, start, block, weights, squares, name)
-        else:
-            heaviest = max(range(len(parts)), key=lambda k: weights[k])
-            parts[heaviest][1].read(start, block[0])
-            piece = block[0]
-        file.write(piece.contiguous().view(torch.uint8).numpy().data)
-        advance(len(parts) * piece.numel() * dtype.itemsize)
+class _Adder:
+    """Sums entries piece by piece through a few rows of memory that serve all files and entries."""
 
+    def __init__(self, weights: Sequence[float]) -> None:
+        self._weights = weights
+        self._heaviest = max(range(len(weights)), key=lambda k: weights[k])
+        self._equal = len(set(weights)) == 1
+        self._rows: dict[tuple[torch.dtype, int], tuple[Tensor, list[Row]]] = {}
+        self._squares = [0.0, 0.0]
 
-def _combine(
-    parts: Sequence[tuple[Opened, Place]], start: int, block: Tensor, weights: Sequence[float],
-    squares: list[float], name: str,
-) -> Tensor:  # fmt: skip
-    wide = torch.float64 if block.dtype == torch.float64 else torch.float32
-    if block.dtype.is_complex:
-        wide = torch.complex128 if block.dtype == torch.complex128 else torch.complex64
-    equal = len(set(weights)) == 1
-    total = torch.zeros(block.shape[1], dtype=wide)
-    for begin in range(0, len(parts), _GROUP):
-        group = parts[begin : begin + _GROUP]
-        for row, (_, place) in zip(block, group, strict=False):
-            place.read(start, row)
-        filled = block[: len(group)]
-        if not begin:
-            squares[1] += _square(filled[0])
-        if equal:
-            total += filled.to(wide).sum(0) if filled.itemsize == 1 else filled.sum(0, dtype=wide)
-        else:
-            total += torch.tensor(weights[begin : begin + _GROUP], dtype=wide) @ filled.to(wide)
-    if equal:
-        total *= weights[0]
-    if not bool(total.sum().isfinite()):
-        _refuse(parts, start, block[0], total, name)
-    squares[0] += _square(total)
-    return total.to(block.dtype)
+    def norm_ratio(self) -> float:
+        """Norm of what was written over that of the first file."""
+        return math.sqrt(self._squares[0] / self._squares[1]) if self._squares[1] else 1.0
+
+    def write_entry(
+        self, file: BinaryIO, name: str, parts: Sequence[tuple[Path, Place]], advance: Callable[[int], None]
+    ) -> None:
+        """Append one entry of the average."""
+        dtype, total = parts[0][1].dtype, parts[0][1].shape.numel()
+        length = _PIECE_BYTES // dtype.itemsize
+        for start in range(0, total, length):
+            block, rows = self._lanes(dtype, min(length, total - start))
+            if dtype.is_floating_point or dtype.is_complex:
+                piece = self._combine(name, parts, start, block, rows)
+            else:
+                parts[self._heaviest][1].read(start, rows[0])
+                piece = block[0]
+            file.write(piece.contiguous().view(torch.uint8).numpy().data)
+            advance(len(parts) * len(rows[0].memory))
+
+    def _lanes(self, dtype: torch.dtype, length: int) -> tuple[Tensor, list[Row]]:
+        whole = _PIECE_BYTES // dtype.itemsize
+        if (dtype, whole) not in self._rows:
+            block = torch.empty(min(_GROUP, len(self._weights)), whole, dtype=dtype)
+            self._rows[dtype, whole] = block, [Row.of(values) for values in block]
+        if length == whole:
+            return self._rows[dtype, whole]
+        block = self._rows[dtype, whole][0][:, :length]
+        return block, [Row.of(values) for values in block]
+
+    def _combine(
+        self, name: str, parts: Sequence[tuple[Path, Place]], start: int, block: Tensor, rows: Sequence[Row]
+    ) -> Tensor:
+        wide = torch.float32 if block.itemsize == 1 else torch.promote_types(block.dtype, torch.float32)
+        total = torch.zeros(block.shape[1], dtype=wide)
+        for begin in range(0, len(parts), _GROUP):
+            group = parts[begin : begin + _GROUP]
+            for (_, place), row in zip(group, rows, strict=False):
+                place.read(start, row)
+            filled = block[: len(group)]
+            if not begin:
+                self._squares[1] += _square(filled[0])
+            if self._equal:
+                total += filled.to(wide).sum(0) if filled.itemsize == 1 else filled.sum(0, dtype=wide)
+            else:
+                total += torch.tensor(self._weights[begin : begin + _GROUP], dtype=wide) @ filled.to(wide)
+        if self._equal:
+            total *= self._weights[0]
+        if not bool(total.sum().isfinite()):
+            _refuse(name, parts, start, rows[0], total)
+        self._squares[0] += _square(total)
+        return total.to(block.dtype)
 
 
 def _square(values: Tensor) -> float:
@@ -164,11 +181,11 @@ def _square(values: Tensor) -> float:
     return float(wide.dot(wide))
 
 
-def _refuse(parts: Sequence[tuple[Opened, Place]], start: int, row: Tensor, total: Tensor, name: str) -> None:
-    for one, place in parts:
+def _refuse(name: str, parts: Sequence[tuple[Path, Place]], start: int, row: Row, total: Tensor) -> None:
+    for path, place in parts:
         place.read(start, row)
-        if not bool(row.to(total.dtype).isfinite().all()):
-            raise InputError(f"NaN or infinite values in {name}", where=str(one.path),
+        if not bool(row.values.to(total.dtype).isfinite().all()):
+            raise InputError(f"NaN or infinite values in {name}", where=str(path),
                              fix="the run that wrote it diverged; leave it out")  # fmt: skip
     if not bool(total.isfinite().all()):
         raise InputError(f"the sum of {name} overflows", where="average", fix="the weights are implausibly large")

@@ -73,9 +73,9 @@ class TensorRT:
         Raises:
             BackendError: another precision, int8 without calibration, or a builder that refuses, crashes or hangs.
         """
+        require(plan, self.precisions, where="tensorrt", exceptions=("fp32",))
         import tensorrt
 
-        require(plan, self.precisions, where="tensorrt", exceptions=("fp32",))
         strong = self.typing == "strong"
         if not strong and is_strong(tensorrt.__version__):
             raise BackendError(f"TensorRT {tensorrt.__version__} knows strong typing only", where="tensorrt")

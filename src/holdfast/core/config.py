@@ -80,6 +80,8 @@ class Recipe(_Frozen):
         perturbation: one plug-in of ``methods/`` that perturbs weights, or null.
         averages: plug-ins of ``weights/`` by the name of the weights they give, e.g. ``{"ema": {"decay": 0.99}}``.
         training: fields of `Training` that this recipe overrides.
+        guard: options of `holdfast.train.guard.Guard`, e.g. ``{"samples": 64}``, which then watches adversarial
+            training on the ``val`` split and keeps the weights ``best_robust``; null for none.
         note: one line for the report.
     """
 
@@ -88,7 +90,13 @@ class Recipe(_Frozen):
     perturbation: PlugIn | None = None
     averages: PlugIn = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
+    guard: dict[str, Any] | None = None
     note: str = ""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the weights that a training of this recipe gives, apart from its start."""
+        return ("last", *self.averages, *(() if self.guard is None else ("best_robust",)))
 
     @field_validator("methods", "surgery", mode="before")
     @classmethod

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +16,13 @@ from torch import nn
 from holdfast.core.config import Study
 from holdfast.core.contracts import Measurement, Subject, Task, UsesUnlabelled
 from holdfast.core.discover import build, load_task
+from holdfast.core.errors import InputError
+from holdfast.core.options import call
 from holdfast.data.table import Table, materialise, open_table
 from holdfast.deploy.subjects import open_subject
 from holdfast.probes.bench import Bench, RunLabel
 from holdfast.study.plan import MeasureCell, Plan, TableCell, TrainCell, methods_of
+from holdfast.train.guard import Guard
 from holdfast.train.loop import TrainingRun, build_initial, train
 from holdfast.train.objective import Objective
 from holdfast.train.stream import Shuffled
@@ -92,6 +96,7 @@ def run_training(context: Context, cell: TrainCell, advance: Advance) -> list[Me
         init_seed=cell.init_seed,
         order_seed=cell.order_seed,
         checkpoint=context.out / "checkpoints" / f"{cell.key}.pt",
+        **_guard(context, recipe.guard),
         advance=advance,
     )
     weights, facts = train(task, objective, run)
@@ -106,7 +111,7 @@ def run_probe(context: Context, cell: MeasureCell, advance: Advance) -> list[Mea
     """Run one probe on every kind of weights of a training."""
     measurements: list[Measurement] = []
     probe = build("probe", cell.probe)
-    for weights in ("last", *context.study.recipes[cell.training.recipe].averages):
+    for weights in context.study.recipes[cell.training.recipe].kinds:
         measurements += probe.run(bench_of(context, cell.training, weights))
         advance(1, weights)
     return measurements
@@ -143,6 +148,18 @@ def _stripped(context: Context, training: TrainCell, weights: str) -> nn.Module:
     state, _ = files.load(weights_path(context.out, training, weights))
     model.load_state_dict(state)
     return model.eval()
+
+
+def _guard(context: Context, options: dict[str, Any] | None) -> dict[str, Any]:
+    """The guard of a recipe and the samples it watches, spread over the ``val`` split."""
+    if options is None:
+        return {}
+    guard = call(Guard, options, where="guard", build=build)
+    table = context.table("val", "train")
+    if table is None:
+        raise InputError("no split 'val'", where="guard", fix="give the task a val split, or drop the guard")
+    indices = torch.linspace(0, len(table) - 1, min(guard.samples, len(table))).long()
+    return {"guard": guard, "held_out": table.batch(indices)}
 
 
 def _objective(context: Context, cell: TrainCell) -> Objective:
@@ -188,6 +205,8 @@ def _training_rows(
         "train_cpu": (facts["cpu_s"], "s"),
         "train_loss": (facts["final_loss"], "1"),
     }
+    if "guard_rollbacks" in facts:
+        quantities["guard_rollbacks"] = (facts["guard_rollbacks"], "1")
     for metric, (value, unit) in quantities.items():
         yield bench.measurement(
             probe="train", subject=bench.eager, preprocessing="train", split="train", metric=metric, unit=unit,

@@ -129,7 +129,7 @@ def _missing(running: _Running) -> Iterator[Job]:
         yield Job(name=training.name, call=work.run_training, arguments=(context, training), needs=needs,
                   units=_steps(context, plan, training))  # fmt: skip
     for cell in measures:
-        units = 1 + len(context.study.recipes[cell.training.recipe].averages)
+        units = len(context.study.recipes[cell.training.recipe].kinds)
         if cell.training.key not in folder.failures():
             yield Job(name=cell.name, call=work.run_probe, arguments=(context, cell),
                       needs=needs | {cell.training.name}, units=units)  # fmt: skip

@@ -19,7 +19,10 @@ from holdfast.core.errors import InputError, NonFiniteError
 from holdfast.core.store import atomic_path
 from holdfast.data.table import Table
 from holdfast.train.draws import generator, stream_seed
+from holdfast.train.guard import Guard, RunningGuard
 from holdfast.train.objective import Objective
+
+EXAMPLE_SAMPLES = 64  # a layer's variance is measured on them by some initialisations
 
 __all__ = ["TrainingRun", "build_initial", "learning_rate", "train"]
 
@@ -35,6 +38,8 @@ class TrainingRun:
         averages: by the name of the weights they give.
         init_seed, order_seed: seeds of the initialisation, and of order and draws.
         checkpoint: where to save progress; removed when training is finished.
+        guard: watches adversarial training after every epoch, on ``held_out``.
+        held_out: a batch of samples that are not trained on.
         advance: called with the number of steps done since the last call and a short note.
     """
 
@@ -45,6 +50,8 @@ class TrainingRun:
     init_seed: int
     order_seed: int
     checkpoint: Path
+    guard: Guard | None = None
+    held_out: Batch | None = None
     advance: Callable[[int, str], None] = lambda steps, note: None
 
 
@@ -53,6 +60,7 @@ class _State:
     model: nn.Module
     optimiser: torch.optim.Optimizer
     averages: dict[str, RunningAverage]
+    guard: RunningGuard | None = None
     step: int = 0
     loss_sum: float = 0.0
     cpu_s: float = 0.0
@@ -67,9 +75,10 @@ def build_initial(task: Task, init_seed: int) -> nn.Module:
 
 def prepared_initial(task: Task, objective: Objective, run: TrainingRun) -> nn.Module:
     """The model as training begins, after every surgery; those that draw are seeded like the initialisation."""
+    example = run.table.batch(torch.arange(min(EXAMPLE_SAMPLES, len(run.table))))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed("surgery", run.init_seed))
-        return objective.prepare(build_initial(task, run.init_seed), run.table.batch(torch.arange(2)))
+        return objective.prepare(build_initial(task, run.init_seed), example)
 
 
 def train(task: Task, objective: Objective, run: TrainingRun) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
@@ -91,13 +100,19 @@ def train(task: Task, objective: Objective, run: TrainingRun) -> tuple[dict[str,
     model = prepared_initial(task, objective, run)
     initial = _deployable(objective, model)
     state = _State(model, _optimiser(model, run.training), {k: a.start(model) for k, a in run.averages.items()})
+    if run.guard is not None:
+        state.guard = run.guard.start(task, run.held_out, objective, model, state.optimiser,
+                                      tuple(state.averages.values()))  # fmt: skip
     _resume(state, objective, run)
     run.advance(state.step, "resumed" if state.step else "")
     _steps(task, objective, run, state, steps_per_epoch, total)
     weights = {"init": initial, **_finished(objective, state)}
     run.checkpoint.unlink(missing_ok=True)
     tail = max(1, total // 10)
-    return weights, {"steps": float(total), "final_loss": state.loss_sum / tail, "cpu_s": state.cpu_s}
+    facts = {"steps": float(total), "final_loss": state.loss_sum / tail, "cpu_s": state.cpu_s}
+    if state.guard is not None:
+        facts["guard_rollbacks"] = float(state.guard.changes)
+    return weights, facts
 
 
 def _steps(task: Task, objective: Objective, run: TrainingRun, state: _State, per_epoch: int, total: int) -> None:
@@ -113,6 +128,8 @@ def _steps(task: Task, objective: Objective, run: TrainingRun, state: _State, pe
         if state.step > total - max(1, total // 10):
             state.loss_sum += loss
         run.advance(1, f"loss {loss:.3g}")
+        if state.guard is not None and state.step % per_epoch == 0:
+            state.guard.check()
         state.cpu_s = time.process_time() - began
         if time.monotonic() - saved_at >= run.training.checkpoint_seconds and state.step < total:
             _save(state, objective, run)
@@ -194,7 +211,10 @@ def _finished(objective: Objective, state: _State) -> dict[str, dict[str, Tensor
     """State dicts of the stripped model for the last iterate and for every average."""
     raw = {name: value.clone() for name, value in state.model.state_dict().items()}
     found = {}
-    for name, weights in {**{k: a.weights() for k, a in state.averages.items()}, "last": raw}.items():
+    kinds = {**{k: a.weights() for k, a in state.averages.items()}, "last": raw}
+    if state.guard is not None:
+        kinds["best_robust"] = state.guard.best or raw
+    for name, weights in kinds.items():
         state.model.load_state_dict(weights)
         found[name] = _deployable(objective, state.model)
     return found
@@ -209,6 +229,7 @@ def _save(state: _State, objective: Objective, run: TrainingRun) -> None:
         "optimiser": state.optimiser.state_dict(),
         "objective": objective.state_dict(),
         "averages": {name: average.state_dict() for name, average in state.averages.items()},
+        "guard": state.guard.state_dict() if state.guard is not None else None,
     }
     with atomic_path(run.checkpoint) as path:
         torch.save(content, path)
@@ -224,3 +245,5 @@ def _resume(state: _State, objective: Objective, run: TrainingRun) -> None:
     objective.load_state_dict(content["objective"])
     for name, average in state.averages.items():
         average.load_state_dict(content["averages"][name])
+    if state.guard is not None:
+        state.guard.load_state_dict(content["guard"])

@@ -1,0 +1,256 @@
+"""Guard: a small held-out attack each epoch, which catches adversarial training when it fails and mends it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from holdfast.attacks.fgsm import FGSM
+from holdfast.attacks.fgsm_rs import FGSMRS
+from holdfast.attacks.pgd import PGD
+from holdfast.attacks.seal import crafting, perturb
+from holdfast.core.contracts import Attack, Batch, Task
+from holdfast.core.errors import InputError, NoEffectError
+from holdfast.methods.adversarial import Adversarial
+from holdfast.train.draws import generator
+from holdfast.train.objective import Objective, unwrap
+
+__all__ = ["Guard", "GuardWarning", "RunningGuard"]
+
+Verdict: TypeAlias = Literal["good", "catastrophic", "overfitting"]
+
+
+class GuardWarning(UserWarning):
+    """Adversarial training is failing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    r"""What to watch for, and what to do.
+
+    Each check attacks a held-out batch once with one step and once with many. The score is the share of samples that
+    are not broken (`Task.failed`), or ``1 / (1 + loss)`` for a task that does not say what broken is.
+
+    *Catastrophic overfitting*: the many-step score has fallen below ``collapse`` times the best so far, or below a
+    tenth of the one-step score. Model, optimiser and objective go back to the last good check, and the training attack
+    is changed: ``"halve"`` halves its step, ``"two_steps"`` puts two steps in the place of one; at most ``rollbacks``
+    times.
+
+    *Robust overfitting*: no new best score in ``patience`` checks. It is reported; the best weights are kept anyway.
+
+    Args:
+        attack: of many steps; its ``eps`` is replaced by that of the training attack. Default ``PGD(steps=10)``.
+        samples: of the held-out split. Default 256.
+        collapse: default 0.5.
+        patience: default 5.
+        remedy: ``"halve"`` or ``"two_steps"`` (default).
+        rollbacks: default 3.
+        seed: of the attack's random starts.
+
+    Raises:
+        InputError: a setting out of range.
+    """
+
+    attack: Attack = field(default_factory=lambda: PGD(steps=10))
+    samples: int = 256
+    collapse: float = 0.5
+    patience: int = 5
+    remedy: Literal["halve", "two_steps"] = "two_steps"
+    rollbacks: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.samples, self.patience) < 1 or not 0 < self.collapse < 1 or self.rollbacks < 0:
+            raise InputError(
+                f"samples {self.samples}, collapse {self.collapse}, patience {self.patience}, "
+                f"rollbacks {self.rollbacks}", where="Guard", fix="use positive counts and a collapse of 0 to 1",
+            )  # fmt: skip
+
+    def start(self, task: Task, held_out: Batch, objective: Objective, model: nn.Module,
+              optimiser: Optimizer | None = None, also: Sequence[Stateful] = ()) -> RunningGuard:  # fmt: skip
+        """Begin to watch; without the optimiser it only warns, and changes nothing.
+
+        Args:
+            task: the task.
+            held_out: a batch of ``samples`` that are not trained on.
+            objective: whose attack is watched, and changed.
+            model: in training, prepared and wrapped as it is.
+            optimiser: of the model.
+            also: what has to go back with the model, e.g. weight averages.
+
+        Raises:
+            NoEffectError: no method of the objective attacks inputs.
+        """
+        return RunningGuard(self, task, held_out, objective, model, optimiser, also)
+
+
+class Stateful(Protocol):
+    """What can be saved and put back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state."""
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Put a state back."""
+
+
+class RunningGuard:
+    """A guard at work; call `check` after every epoch.
+
+    ``events`` tells what it found and did, in sentences; ``changes`` counts changes of the attack; ``best`` holds the
+    state dict with the best many-step score.
+    """
+
+    def __init__(self, guard: Guard, task: Task, held_out: Batch, objective: Objective, model: nn.Module,
+                 optimiser: Optimizer | None, also: Sequence[Stateful]) -> None:  # fmt: skip
+        watched_attack(objective)
+        self.guard, self.task, self.held_out = guard, task, held_out
+        self.objective, self.model, self.optimiser = objective, model, optimiser
+        self.events: list[str] = []
+        self.scores: list[tuple[float, float]] = []
+        self.best: dict[str, Tensor] = {}
+        self._best_score, self._since_best, self.changes = -1.0, 0, 0
+        self._back: tuple[Stateful, ...] = () if optimiser is None else (unwrap(model), optimiser, objective, *also)
+        self._good = self._snapshot()
+
+    def _snapshot(self) -> list[Any]:
+        return copy.deepcopy([piece.state_dict() for piece in self._back])
+
+    def check(self) -> Verdict:
+        """Measure, decide (on rank 0) and act."""
+        one, many = self._measure()
+        self.scores.append((one, many))
+        verdict = _shared(self._verdict(one, many))
+        if verdict == "catastrophic":
+            self._roll_back(one, many)
+            return verdict
+        if many > self._best_score:
+            self._best_score, self._since_best = many, 0
+            self.best = {name: value.detach().clone() for name, value in unwrap(self.model).state_dict().items()}
+        else:
+            self._since_best += 1
+        if verdict == "overfitting" and self._since_best == self.guard.patience:
+            self._say(f"robust overfitting: no better score than {self._best_score:.3g} in {self._since_best} checks")
+        self._good = self._snapshot()
+        return verdict
+
+    def _verdict(self, one: float, many: float) -> Verdict:
+        if many < self.guard.collapse * self._best_score or (one > 0.2 and many < 0.1 * one):
+            return "catastrophic"
+        stale = self._since_best + (many <= self._best_score)
+        return "overfitting" if stale >= self.guard.patience else "good"
+
+    def _roll_back(self, one: float, many: float) -> None:
+        found = f"catastrophic overfitting: score {many:.3g} under many steps, {one:.3g} under one"
+        if not self._back or self.changes == self.guard.rollbacks:
+            self._say(f"{found}; nothing was changed")
+            return
+        index = self.objective.index
+        for piece, state in zip(self._back, copy.deepcopy(self._good), strict=True):
+            piece.load_state_dict(state)
+        self.objective.index = index  # draws go on, they do not repeat
+        self.changes += 1
+        self._say(f"{found}; back to the last good state, {self._change()}")
+
+    def _change(self) -> str:
+        """Weaken the training attack; what was done."""
+        attack = watched_attack(self.objective)
+        new = gentler(attack, self.guard.remedy)
+        self.objective.methods = tuple(
+            replace(method, attack=new) if isinstance(method, Adversarial) and method.attack == attack else method
+            for method in self.objective.methods
+        )
+        return f"training attack {attack} becomes {new}"
+
+    def _measure(self) -> tuple[float, float]:
+        eps = watched_attack(self.objective).eps
+        scores = [self._score(attack) for attack in (FGSM(eps=eps), replace_eps(self.guard.attack, eps))]
+        return scores[0], scores[1]
+
+    def _score(self, attack: Attack) -> float:
+        space, plain = self.task.space, unwrap(self.model)
+
+        def loss(values: Mapping[str, Tensor]) -> Tensor:
+            view = space.replace(self.held_out, values)
+            return self.task.loss(self.task.forward(plain, view), view)
+
+        clean = space.values(self.held_out)
+        device = next(iter(clean.values())).device
+        draw = generator("guard", self.guard.seed, device=device)
+        view = space.replace(self.held_out, perturb(attack, loss, clean, space.leaves, draw, plain))
+        with torch.no_grad(), crafting(plain):
+            outputs = self.task.forward(plain, view)
+            if self.task.failed is not None:
+                return 1.0 - float(self.task.failed(outputs, view).double().mean())
+            return 1.0 / (1.0 + float(self.task.loss(outputs, view).mean()))
+
+    def _say(self, sentence: str) -> None:
+        self.events.append(f"check {len(self.scores)}: {sentence}")
+        if self.optimiser is None:
+            warnings.warn(self.events[-1], GuardWarning, stacklevel=3)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to resume to the same decisions."""
+        return {"events": self.events, "scores": self.scores, "best": self.best, "best_score": self._best_score,
+                "since_best": self._since_best, "changes": self.changes, "good": self._good}  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume; the changes of the attack are made again."""
+        self.events, self.scores = list(state["events"]), [tuple(pair) for pair in state["scores"]]
+        self.best, self._good = dict(state["best"]), list(state["good"])
+        self._best_score, self._since_best = float(state["best_score"]), int(state["since_best"])
+        while self.changes < int(state["changes"]):
+            self._change()
+            self.changes += 1
+
+
+def watched_attack(objective: Objective) -> Attack:
+    """The first attack on inputs among an objective's methods.
+
+    Raises:
+        NoEffectError: there is none.
+    """
+    for method in objective.methods:
+        if isinstance(method, Adversarial) and not method.tap:
+            return method.attack
+    raise NoEffectError("no method attacks inputs, there is nothing to guard", where="Guard",
+                        fix="use it with `adversarial`, without a tap")  # fmt: skip
+
+
+def replace_eps(attack: Any, eps: Any) -> Attack:
+    """The attack with another budget."""
+    changed: Attack = replace(attack, eps=eps)
+    return changed
+
+
+def gentler(attack: Any, remedy: Literal["halve", "two_steps"]) -> Attack:
+    """The training attack with half its step, or with two steps for one (twice as many for one of several)."""
+    if isinstance(attack, FGSMRS) and remedy == "halve":
+        return replace(attack, step=attack.step / 2)
+    if isinstance(attack, FGSM | FGSMRS):
+        start = isinstance(attack, FGSMRS)
+        return PGD(eps=attack.eps, steps=2, norm=attack.norm, random_start=start)
+    if isinstance(attack, PGD) and remedy == "halve" and attack.alpha is not None:
+        return replace(attack, alpha=attack.alpha / 2)
+    if isinstance(attack, PGD):
+        return replace(attack, steps=2 * attack.steps)
+    raise InputError(
+        f"no gentler form of {type(attack).__name__} is known", where="Guard", fix="use fgsm, fgsm_rs or pgd"
+    )
+
+
+def _shared(verdict: Verdict) -> Verdict:
+    """Rank 0's verdict, on every process."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return verdict
+    box: list[Any] = [verdict]
+    torch.distributed.broadcast_object_list(box, src=0)
+    decided: Verdict = box[0]
+    return decided

@@ -15,7 +15,7 @@ __all__ = ["render"]
 
 SEAM_WIDTH_M = 0.05
 SHOULDER_M = 1.2
-TEXEL_M, TEXELS, TEXTURE_LEVELS = 0.06, 512, 10.0
+TEXEL_M, TEXELS = 0.06, 512
 CAR_WIDTH_M, CAR_HEIGHT_M = 1.8, 1.45
 SOFT_M = 0.3
 CHUNK = 4  # keeps the layers of a chunk in the cache and below the size that malloc maps afresh each time
@@ -59,21 +59,20 @@ def _ground(scene: Scene, camera: Camera, first: int) -> Tensor:
     reach = camera.focal_px * camera.height_m
     distance = reach / (edges[:-1] + 0.5 - camera.horizon_px)
     far, near = reach / (edges[:-1] - camera.horizon_px).clamp(min=0.25), reach / (edges[1:] - camera.horizon_px)
-    layers, colours = _stripes(scene, camera, distance, near, far)
+    layers = _stripes(scene, camera, distance, near, far)
     way = scene.travelled_m[:, None] + distance
-    across = (torch.arange(camera.width_px) + 0.5 - camera.width_px / 2)[None, :] * (distance / camera.focal_px)[
-        :, None
-    ]
+    pixel_m = distance / camera.focal_px
+    across = (torch.arange(camera.width_px) + 0.5 - camera.width_px / 2) * pixel_m[:, None]
     across = across - scene.centre_m(distance)[..., None]
-    layers[:, -1] = _texture(across, way, distance / camera.focal_px, far - near)
-    ground = (colours.mT @ layers.flatten(2)).view(len(scene), 3, len(distance), camera.width_px)
+    layers[:, -1] = _texture(across, way, pixel_m, far - near)
+    ground = (_colours(scene).mT @ layers.flatten(2)).view(len(scene), 3, len(distance), camera.width_px)
     ground += scene.verge[..., None, None]
     ground *= _shadow(scene, across, way, far - near)[:, None]
     return ground
 
 
-def _stripes(scene: Scene, camera: Camera, distance: Tensor, near: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
-    """Coverage (B, K, rows, W) of road, lines and seams with an empty last layer, and colours (B, K, 3)."""
+def _stripes(scene: Scene, camera: Camera, distance: Tensor, near: Tensor, far: Tensor) -> Tensor:
+    """Coverage of road, lines and seams, (B, K, rows, W); the last layer is left empty for the texture."""
     number = torch.arange(LINES) - (LINES - 1) / 2
     lane = scene.lane_width_m[:, None]
     centre = torch.cat((torch.zeros_like(lane), lane * number, scene.seam_m), dim=1)
@@ -89,12 +88,14 @@ def _stripes(scene: Scene, camera: Camera, distance: Tensor, near: Tensor, far: 
         torch.sub(right[:, k, :, None], columns, out=layer).clamp_(0, 1)
         layer -= (left[:, k, :, None] - columns).clamp_(0, 1)
     layers[:, 1 : 1 + LINES] *= _dash_share(scene, near, far)[..., None]
-    asphalt = scene.asphalt[:, None]
-    grey = torch.ones_like(asphalt)
-    colours = torch.cat(
-        (asphalt - scene.verge[:, None], scene.paint - asphalt, -scene.seam_darkness[..., None] * grey, grey), dim=1
-    )
-    return layers, colours
+    return layers
+
+
+def _colours(scene: Scene) -> Tensor:
+    """What each layer adds where it covers all, (B, K, 3): lines and seams lie on asphalt, asphalt on the verge."""
+    asphalt, grey = scene.asphalt[:, None], torch.ones(3)
+    seams, texture = -scene.seam_darkness[..., None] * grey, scene.grain[:, None, None] * grey
+    return torch.cat((asphalt - scene.verge[:, None], scene.paint - asphalt, seams, texture), dim=1)
 
 
 def _dash_share(scene: Scene, near: Tensor, far: Tensor) -> Tensor:
@@ -112,11 +113,11 @@ def _painted_before(way: Tensor) -> Tensor:
 
 @functools.cache
 def _grain() -> Tensor:
-    return torch.randn(TEXELS * TEXELS, generator=torch.Generator().manual_seed(20)) * TEXTURE_LEVELS
+    return torch.randn(TEXELS * TEXELS, generator=torch.Generator().manual_seed(20))
 
 
 def _texture(across: Tensor, way: Tensor, width: Tensor, length: Tensor) -> Tensor:
-    """Grain of the ground in grey levels: fixed to the road, weaker the more texels a pixel averages."""
+    """Grain of the ground, of deviation 1, fixed to the road: weaker by sqrt(n) where a pixel averages n texels."""
     column = (across / TEXEL_M + TEXELS * TEXELS).int() & (TEXELS - 1)
     row = (way / TEXEL_M).int() & (TEXELS - 1)
     grain = _grain().index_select(0, (row[..., None] * TEXELS + column).flatten()).view(across.shape)
@@ -140,10 +141,11 @@ def _add_car(image: Tensor, scene: Scene, camera: Camera) -> None:
     distance = scene.car_m.clamp(max=1e6)
     centre = scene.offset_m + scene.heading * distance + 0.5 * scene.curvature_per_m * distance**2
     centre = centre + scene.car_lane * scene.lane_width_m
-    columns = _cover(*(camera.column(centre + s * CAR_WIDTH_M / 2, distance) for s in (-1, 1)), camera.width_px)
+    left, right = (camera.column(centre + side * CAR_WIDTH_M / 2, distance) for side in (-1, 1))
+    columns = _cover(left, right, camera.width_px)
     heights = (CAR_HEIGHT_M, 0.8, 0.25, 0.0)
     rows = [camera.horizon_px + camera.focal_px * (camera.height_m - h) / distance for h in heights]
-    covers = [_cover(*band, camera.height_px) for band in itertools.pairwise(rows)]
+    covers = [_cover(top, bottom, camera.height_px) for top, bottom in itertools.pairwise(rows)]
     present = scene.car_m.isfinite().float()[:, None]
     shade = present * sum(cover * part for cover, part in zip(covers, (0.45, 1.0, 0.15), strict=True))
     seen = slice(max(0, int(rows[0].min())), int(rows[-1].max()) + 1)

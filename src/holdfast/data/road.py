@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Camera", "Scene", "draw_scene", "draw_sequence", "ego_lines", "stack"]
+__all__ = ["Camera", "Scene", "draw_drive", "draw_frames", "ego_lines", "stack"]
 
 LINE_WIDTH_M = 0.12
 DASH_M, DASH_PERIOD_M = 4.0, 12.0
@@ -76,7 +77,8 @@ class Scene:
         shadow_m, shadow_length_m, shadow_slant, shadow_light: start and length of the shadow that lies across
             every 60 m of road, metres of way per metre of lateral, and what remains of the light in it.
         car_m, car_lane, car_colour: distance of a lead car (infinite: none), its lane (-1, 0, 1), its colour (B, 3).
-        noise: standard deviation of the sensor noise in grey levels.
+        grain, noise: standard deviation of the texture of the ground near the car and of the sensor noise, in grey
+            levels.
         noise_seed: int64.
     """
 
@@ -101,6 +103,7 @@ class Scene:
     car_m: Tensor
     car_lane: Tensor
     car_colour: Tensor
+    grain: Tensor
     noise: Tensor
     noise_seed: Tensor
 
@@ -128,51 +131,54 @@ def ego_lines(scene: Scene, distance_m: Tensor) -> Tensor:
     return scene.centre_m(distance_m)[:, None] + side * scene.lane_width_m[:, None, None]
 
 
-def draw_scene(seed: Sequence[int]) -> Scene:
-    """One random frame; the same seed gives the same frame whatever else is drawn."""
-    rng = np.random.default_rng(seed)
-    motion = {
-        "offset_m": rng.uniform(-0.5, 0.5, 1),
-        "heading": rng.uniform(-0.05, 0.05, 1),
-        "curvature_per_m": rng.uniform(-1 / 250, 1 / 250, 1),
-        "travelled_m": rng.uniform(0, 1000, 1),
-    }
-    return _scene(rng, motion)
+def draw_frames(seeds: Sequence[Sequence[int]]) -> Scene:
+    """Random single frames, one a seed; the same seed gives the same frame whatever else is drawn."""
+    return _scene([_frame(seed) for seed in seeds])
 
 
-def draw_sequence(seed: Sequence[int], frames: int = 120, rate_hz: float = 20.0) -> Scene:
-    """One drive: the car weaves smoothly in its lane while curvature changes slowly.
+def draw_drive(seed: Sequence[int], frames: int = 120, rate_hz: float = 20.0) -> Scene:
+    """One drive, frame by frame: the car weaves smoothly in its lane while the curvature changes slowly.
 
     The lane centre at the car moves as a sum of three sines of 0.1 to 0.5 Hz, and the heading follows from it
-    (``heading = offset' / speed``), so the true motion of the line is smooth and known.
+    (``heading = offset' / speed``), so that the true motion of the lines is smooth and known.
     """
     rng = np.random.default_rng(seed)
-    t = np.arange(frames) / rate_hz
+    time_s = np.arange(frames) / rate_hz
     speed = rng.uniform(15, 30)
     omega, phase = 2 * np.pi * rng.uniform(0.1, 0.5, 3), rng.uniform(0, 2 * np.pi, 3)
-    angle = omega * t[:, None] + phase
     amplitude = rng.uniform(0.04, 0.12, 3)
-    bend = 2 * np.pi * rng.uniform(0.04, 0.12) * t + rng.uniform(0, 2 * np.pi)
-    motion = {
-        "offset_m": rng.uniform(-0.2, 0.2) + np.sin(angle) @ amplitude,
-        "heading": np.cos(angle) @ (amplitude * omega) / speed,
-        "curvature_per_m": rng.uniform(-1 / 400, 1 / 400) + np.sin(bend) / 900,
-        "travelled_m": rng.uniform(0, 1000) + speed * t,
+    weave = omega * time_s[:, None] + phase
+    bends = 2 * np.pi * rng.uniform(0.04, 0.12) * time_s + rng.uniform(0, 2 * np.pi)
+    motion: dict[str, np.ndarray] = {
+        "offset_m": rng.uniform(-0.2, 0.2) + np.sin(weave) @ amplitude,
+        "heading": np.cos(weave) @ (amplitude * omega) / speed,
+        "curvature_per_m": rng.uniform(-1 / 400, 1 / 400) + np.sin(bends) / 900,
+        "travelled_m": rng.uniform(0, 1000) + speed * time_s,
     }
-    return _scene(rng, motion)
+    still = _surroundings(rng)
+    motion["noise_seed"] = rng.integers(2**62, size=frames)
+    return _scene([{**still, **{name: values[i] for name, values in motion.items()}} for i in range(frames)])
 
 
-def _scene(rng: np.random.Generator, motion: Mapping[str, np.ndarray]) -> Scene:
-    frames = len(motion["offset_m"])
-    still = {
-        name: torch.as_tensor(value, dtype=torch.float32).expand(frames, *np.shape(value))
-        for name, value in _surroundings(rng).items()
+def _frame(seed: Sequence[int]) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    return {
+        "offset_m": rng.uniform(-0.5, 0.5),
+        "heading": rng.uniform(-0.05, 0.05),
+        "curvature_per_m": rng.uniform(-1 / 250, 1 / 250),
+        "travelled_m": rng.uniform(0, 1000),
+        **_surroundings(rng),
+        "noise_seed": rng.integers(2**62),
     }
-    moving = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in motion.items()}
-    return Scene(**still, **moving, noise_seed=torch.as_tensor(rng.integers(2**62, size=frames)))
 
 
-def _surroundings(rng: np.random.Generator) -> Mapping[str, float | np.ndarray]:
+def _scene(frames: Sequence[Mapping[str, Any]]) -> Scene:
+    columns = {f.name: np.stack([frame[f.name] for frame in frames]) for f in fields(Scene)}
+    kinds = {"noise_seed": torch.int64}
+    return Scene(**{name: torch.tensor(v, dtype=kinds.get(name, torch.float32)) for name, v in columns.items()})
+
+
+def _surroundings(rng: np.random.Generator) -> dict[str, Any]:
     """Everything that stays as it is while the car drives on."""
     yellow = rng.random(LINES) < [0.3, 0.3, 0.0, 0.0]
     paint = rng.uniform(150, 215) * rng.uniform(0.55, 1.0, LINES)
@@ -195,5 +201,6 @@ def _surroundings(rng: np.random.Generator) -> Mapping[str, float | np.ndarray]:
         "car_m": rng.uniform(14, 60) if rng.random() < 0.5 else math.inf,
         "car_lane": rng.integers(-1, 2),
         "car_colour": rng.uniform(20, 200) * rng.uniform(0.8, 1.0, 3),
+        "grain": 10.0,
         "noise": 3.0,
     }

@@ -54,6 +54,8 @@ class LaneNet(nn.Module):
         self.register_buffer("centres", (torch.arange(size[1] // STRIDE) + 0.5) * STRIDE - size[1] / 2)
         distance = (self.centres - torch.tensor(expected_px)[..., None]) / PRIOR_PX
         self.prior = nn.Parameter(-0.5 * distance**2 / SHARPNESS)
+        # A training step takes a quarter less time on a CPU in this layout; nothing else notices.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
 
     def forward(self, image: Tensor) -> Tensor:
         """Columns of the lines, float32 (B, lines, distances), in input pixels right of the image's middle.

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from holdfast.core.contracts import Batch, Outputs, Picture, Task
+from holdfast.core.errors import InputError
 from holdfast.core.space import InputSpace, Leaf
 from holdfast.data.render import render
-from holdfast.data.road import Scene, draw_scene, draw_sequence, ego_lines, stack
+from holdfast.data.road import Scene, draw_drive, draw_frames, ego_lines, stack
 from holdfast.models.lane_net import LaneNet
 from holdfast.tasks.ingredients import camera_pipelines
 from holdfast.tasks.lane_measures import (
@@ -32,7 +33,6 @@ from holdfast.tasks.lane_measures import (
 __all__ = ["lanes"]
 
 USUAL_LANE_M = 3.5
-
 FAILED_M = 0.4
 """A car of 1.9 m in the middle of a lane of 3.5 m that is wrong by this much has lost half of its margin."""
 
@@ -59,6 +59,9 @@ def lanes(
         width: channels of the network, see `holdfast.models.lane_net.LaneNet`.
         seed: of the roads; not of the training.
     """
+    sizes = {"frames": frames, "test_frames": test_frames, "sequences": sequences, "sequence_frames": sequence_frames}
+    if empty := [name for name, size in sizes.items() if size < 1]:
+        raise InputError(f"{empty[0]} is {sizes[empty[0]]}", where="task 'lanes'", fix="give at least 1")
     counts = {"train": frames, "val": test_frames, "select": test_frames, "report": test_frames}
     drives = {"select_sequence": sequences, "report_sequence": sequences}
     splits = {name: (seed, number) for number, name in enumerate((*counts, *drives))}
@@ -83,7 +86,7 @@ def lanes(
         geometric=True,
         traces=_traces,
         picture=_picture,
-        fingerprint=f"lanes {seed=} {frames=} {test_frames=} {sequences=} {sequence_frames=} {CAMERA}",
+        fingerprint=f"lanes {seed=} {sizes} {CAMERA}",
     )
 
 
@@ -111,25 +114,26 @@ class _Frames:
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         at_index = [range(len(self))[i] for i in indices]
-        return _samples(stack([draw_scene((*self._key, i)) for i in at_index]), at_index, [-1] * len(at_index))
+        return _samples(draw_frames([(*self._key, i) for i in at_index]), at_index, [-1] * len(at_index))
 
 
 class _Drives:
     """Drives one after the other, frame by frame in order."""
 
     def __init__(self, key: tuple[int, int], count: int, frames: int) -> None:
-        self._drives, self._frames = [draw_sequence((*key, i), frames, RATE_HZ) for i in range(count)], frames
+        self._scene = stack([draw_drive((*key, i), frames, RATE_HZ) for i in range(count)])
+        self._frames = frames
 
     def __len__(self) -> int:
-        return len(self._drives) * self._frames
+        return len(self._scene)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        places = [divmod(range(len(self))[i], self._frames) for i in indices]
-        scene = stack([self._drives[drive][frame : frame + 1] for drive, frame in places])
-        return _samples(scene, [frame for _, frame in places], [drive for drive, _ in places])
+        at_index = [range(len(self))[i] for i in indices]
+        drives, frames = zip(*(divmod(i, self._frames) for i in at_index), strict=True)
+        return _samples(self._scene[torch.tensor(at_index)], frames, drives)
 
 
 def _samples(scene: Scene, frames: Sequence[int], drives: Sequence[int]) -> list[dict[str, Any]]:

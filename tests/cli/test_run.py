@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from holdfast.core.errors import InputError
 TOY = Path(__file__).parents[1] / "study" / "toy_task.py"
 STUDY = {
     "name": "toy",
-    "task": f"{TOY}:make",
+    "task": "toy_task.py:make",
     "training": {"epochs": 1, "batch_size": 16},
     "recipes": {"baseline": {}},
     "preprocessing": ["train", "coarse"],
@@ -35,6 +36,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a study was run from the command line."""
     folder = tmp_path_factory.mktemp("cli")
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    shutil.copy(TOY, folder)
     done = holdfast("run", "study.yaml", "--workers", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "eager" in done.stdout
@@ -58,7 +60,11 @@ def test_the_report_is_written_again_from_the_rows(run_folder: Path) -> None:
     report = run_folder / "runs" / "toy" / "report.html"
     before = report.read_bytes()
     report.unlink()
+    task = run_folder / "toy_task.py"
+    text = task.read_text()
+    task.write_text(text + "# What was measured stays measured when the source changes.\n")
     done = holdfast("report", "runs/toy", cwd=run_folder)
+    task.write_text(text)
     assert (done.returncode, done.stderr) == (0, "")
     assert report.read_bytes() == before
     assert holdfast("report", "runs", cwd=run_folder).stderr.startswith("holdfast: runs: is no run folder")
@@ -76,7 +82,7 @@ def test_a_failed_gate_ends_with_1(run_folder: Path) -> None:
     [
         ({"recipe": {}}, "bad.yaml: unknown key 'recipe' (did you mean 'recipes'?)"),
         ({"task": "absent.py:make"}, "absent.py: no such task file"),
-        ({"task": f"{TOY}:mak"}, "has no 'mak' (did you mean 'make'?)"),
+        ({"task": "toy_task.py:mak"}, "has no 'mak' (did you mean 'make'?)"),
         ({"preprocessing": ["train", "coarser"]}, "no pipeline 'coarser'"),
         (
             {"recipes": {"baseline": {"methods": ["adversaria"]}}},
@@ -88,6 +94,7 @@ def test_a_failed_gate_ends_with_1(run_folder: Path) -> None:
 def test_bad_input_is_one_line_and_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], message: str
 ) -> None:
+    shutil.copy(TOY, tmp_path)
     path = tmp_path / "bad.yaml"
     path.write_text(yaml.safe_dump({**STUDY, **change}))
     with pytest.raises(SystemExit) as end:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from holdfast.core.config import Study, parse_study
 from holdfast.core.errors import HoldfastError, NonFiniteError
 from holdfast.core.fingerprint import config_hash, environment
@@ -48,8 +50,9 @@ def run_study(study: Study, *, base: Path, out: Path, workers: int = 2, quiet: b
     """
     base, out = base.resolve(), out.resolve()
     with RunFolder(out) as folder, Progress(quiet=quiet) as progress:
-        context = _context(study, base, out)
-        folder.put_json("study.json", {"study": study, "base": context.base})
+        plan = make_plan(study, work.study_task(study, base), base=base)
+        context = work.Context(study=study, plan=plan, base=base, out=out)
+        folder.put_json("study.json", {"study": study, "base": base, "plan": plan})
         running = _Running(context=context, folder=folder, workers=workers, progress=progress)
         _compute(running)
         return conclude(context, folder, show=_showcase(context))
@@ -58,23 +61,21 @@ def run_study(study: Study, *, base: Path, out: Path, workers: int = 2, quiet: b
 def report_again(out: Path, *, base: Path | None = None) -> Outcome:
     """Judge and report once more what a run folder holds; nothing is trained or measured.
 
+    Its cells are those of the last run, also when the source or the data have changed since.
+
     Args:
         out: the run folder.
         base: folder to which a task file is relative; None: where it was when the study ran.
 
     Raises:
-        InputError: no run folder, or its task is not there any more.
+        InputError: no run folder, or the task that draws its pictures is not there any more.
     """
     with RunFolder(out, writer=False) as folder:
         record = json.loads(folder.path("study.json").read_text(encoding="utf-8"))
         study = parse_study(record["study"], where=str(folder.path("study.json")))
-        context = _context(study, base or Path(record["base"]), out.resolve())
+        plan = TypeAdapter(Plan).validate_python(record["plan"])
+        context = work.Context(study=study, plan=plan, base=base or Path(record["base"]), out=out.resolve())
         return conclude(context, folder, show=_showcase(context))
-
-
-def _context(study: Study, base: Path, out: Path) -> work.Context:
-    plan = make_plan(study, work.study_task(study, base), base=base)
-    return work.Context(study=study, plan=plan, base=base, out=out)
 
 
 def _compute(running: _Running) -> None:

@@ -41,9 +41,7 @@ class Candidate:
 
 def candidates_of(study: Study) -> tuple[Candidate, ...]:
     """Every recipe with its last weights and its averages, in the order of the study file."""
-    return tuple(
-        Candidate(name, weights) for name, recipe in study.recipes.items() for weights in recipe.kinds
-    )
+    return tuple(Candidate(name, weights) for name, recipe in study.recipes.items() for weights in recipe.kinds)
 
 
 @dataclass(frozen=True)

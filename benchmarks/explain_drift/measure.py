@@ -1,0 +1,150 @@
+"""Accuracy of `holdfast explain-drift` on real frames: writes cases.csv, confusion.csv and prints the tables.
+
+    python benchmarks/explain_drift/measure.py --data DATA --out benchmarks/explain_drift
+
+DATA holds the picture sets named in pairs.py. `--tuning` runs on the sets on which costs and floors were chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from faults import FAULTS
+from pairs import TEST, TUNING, Case, compositions, frames, singles, strangers
+
+from holdfast.core.errors import HoldfastError
+from holdfast.diagnose.explain import Explanation, explain
+
+COLUMNS = (
+    "kind", "source", "scale", "truth", "families", "found", "named", "alike_or_hidden", "margins", "confidences",
+    "remaining", "same_frame", "cpu_s",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tuning", action="store_true")
+    parser.add_argument("--sets", default="")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--compositions", type=int, default=200)
+    parser.add_argument("--strangers", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    names = arguments.sets.split(",") if arguments.sets else TUNING if arguments.tuning else TEST
+    rows = []
+    with (arguments.out / "cases.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for label, case in all_cases({name: frames(arguments.data, name) for name in names}, arguments):
+            row = examined(label, case)
+            writer.writerow(row)
+            file.flush()
+            rows.append(row)
+    tables(rows, arguments.out)
+
+
+def all_cases(pictures: dict[str, list[np.ndarray]], arguments: argparse.Namespace) -> Iterator[tuple[str, Case]]:
+    rng = np.random.default_rng(arguments.seed)
+    for case in singles(pictures, arguments.repeats, rng):
+        yield case.truth[0].name, case
+    for case in compositions(pictures, arguments.compositions, rng):
+        yield "+".join(fault.name for fault in case.truth), case
+    yield from strangers(pictures, arguments.strangers, rng)
+
+
+def examined(label: str, case: Case) -> dict[str, object]:
+    start = time.process_time()
+    try:
+        told: Explanation | None = explain(case.training, case.vehicle)
+    except HoldfastError:
+        told = None
+    seconds = time.process_time() - start
+    findings = told.findings if told else ()
+    return {
+        "kind": case.kind, "source": case.source, "scale": case.scale, "truth": label,
+        "families": " ".join(sorted({fault.family for fault in case.truth})),
+        "found": " ".join(finding.family for finding in findings),
+        "named": " ".join(finding.name for finding in findings),
+        "alike_or_hidden": " ".join(sorted({name for finding in findings for name in finding.hides})),
+        "margins": " ".join(f"{finding.margin:.3f}" for finding in findings),
+        "confidences": " ".join(f"{finding.confidence:.3f}" for finding in findings),
+        "remaining": f"{told.remaining:.4f}" if told else "", "same_frame": told.same_frame if told else "",
+        "cpu_s": f"{seconds:.3f}",
+    }  # fmt: skip
+
+
+# --- tables ---------------------------------------------------------------------------------------------
+
+
+def tables(rows: list[dict[str, object]], out: Path) -> None:
+    confusion(rows, out / "confusion.csv")
+    single = [row for row in rows if row["kind"] == "single"]
+    print("\n| fault | n | top-1 class | exactly that class |\n|---|---:|---:|---:|")
+    for fault in FAULTS:
+        mine = [row for row in single if row["truth"] == fault.name]
+        first = sum(str(row["found"]).split()[:1] == [fault.family] for row in mine)
+        exact = sum(str(row["found"]).split() == [fault.family] for row in mine)
+        print(f"| {fault.name} ({fault.family}) | {len(mine)} | {first} | {exact} |")
+    for kind in ("single", "composition"):
+        mine = [row for row in rows if row["kind"] == kind]
+        if mine:
+            summary(kind, mine)
+    for name in dict.fromkeys(row["truth"] for row in rows if row["kind"] == "none"):
+        mine = [row for row in rows if row["kind"] == "none" and row["truth"] == name]
+        alarms = Counter(str(row["found"]) for row in mine if row["found"])
+        print(f"none, {name}: {sum(alarms.values())} false alarms of {len(mine)} {dict(alarms)}")
+    seconds = [float(str(row["cpu_s"])) for row in rows]
+    print(f"CPU seconds a pair: median {np.median(seconds):.2f}, max {max(seconds):.2f}")
+
+
+def summary(kind: str, rows: list[dict[str, object]]) -> None:
+    truth = [set(str(row["families"]).split()) for row in rows]
+    found = [set(str(row["found"]).split()) for row in rows]
+    told = [f | set(str(row["alike_or_hidden"]).split()) for f, row in zip(found, rows, strict=True)]
+    first = sum(str(row["found"]).split()[:1] == [str(row["families"])] for row in rows)
+    line = {
+        "top-1 class": first if kind == "single" else None,
+        "all causes named": sum(t <= f for t, f in zip(truth, found, strict=True)),
+        "all causes named or announced as indistinguishable": sum(t <= f for t, f in zip(truth, told, strict=True)),
+        "exactly the causes": sum(t == f for t, f in zip(truth, found, strict=True)),
+    }
+    for name, count in line.items():
+        if count is not None:
+            low, high = wilson(count, len(rows))
+            print(f"{kind}: {name}: {count} of {len(rows)} = {count / len(rows):.3f} (95 % {low:.3f} .. {high:.3f})")
+
+
+def wilson(k: int, n: int) -> tuple[float, float]:
+    """95 % score interval of a share."""
+    z = 1.959964
+    centre, half = (k + z * z / 2) / (n + z * z), z * (k * (n - k) / n + z * z / 4) ** 0.5 / (n + z * z)
+    return centre - half, centre + half
+
+
+def confusion(rows: list[dict[str, object]], path: Path) -> None:
+    """Rows: true class of the single faults and kinds of strangers; columns: class named first."""
+    counts = Counter()
+    for row in rows:
+        if row["kind"] != "composition":
+            true = row["families"] or f"none: {row['truth']}"
+            counts[str(true), (str(row["found"]).split() or ["none"])[0]] += 1
+    columns = sorted({named for _, named in counts})
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["true", *columns])
+        for true in dict.fromkeys(true for true, _ in counts):
+            writer.writerow([true, *(counts[true, named] for named in columns)])
+
+
+if __name__ == "__main__":
+    main()

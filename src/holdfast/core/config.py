@@ -15,16 +15,8 @@ from holdfast.core.errors import InputError, nearest
 from holdfast.core.sweep import expand_sweep
 
 __all__ = [
-    "Gate",
-    "Objective",
-    "Recipe",
-    "Selection",
-    "Study",
-    "Training",
-    "Where",
-    "load_study",
-    "parse_study",
-]
+    "Gate", "Objective", "Recipe", "Selection", "Study", "Training", "Where", "load_study", "parse_study",
+]  # fmt: skip
 
 PlugIn = dict[str, dict[str, Any]]
 """A plug-in and its options as written in YAML: ``{"fgsm": {"eps": 0.5}}``; a bare ``fgsm`` means no options."""

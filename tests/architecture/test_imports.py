@@ -16,7 +16,7 @@ NO_CODE = {"studies"}
 
 def test_every_package_stands_in_the_design() -> None:
     packages = {folder.name for folder in SOURCE.iterdir() if (folder / "__init__.py").is_file()}
-    assert set(designed_order()) == packages - NO_CODE
+    assert packages - NO_CODE <= set(designed_order())
 
 
 def test_packages_import_only_what_stands_above_them() -> None:

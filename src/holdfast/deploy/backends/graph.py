@@ -68,6 +68,7 @@ class Graph:
             InputError: the file is missing, damaged or hostile.
             BackendError: another precision, or inputs and outputs that are not the model's.
         """
+        require(plan, self.precisions, where="graph")
         loaded = self._load()
         require(plan, (stored_precision(loaded),), where="graph")
         with torch.no_grad():

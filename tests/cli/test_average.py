@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from holdfast.cli.main import main
 from holdfast.weights import files
+from holdfast.weights.posthoc_ema import PostHocEMA
 
 TASK = """
 import torch
@@ -176,6 +177,25 @@ def test_model_stock_needs_its_anchor_and_no_task(kitchen: Path, tmp_path: Path)
     assert average(kitchen, out, *pair, task=False) == 2
     assert average(kitchen, out, *pair, "--anchor", kitchen / "base.safetensors", task=False) == 0
     assert files.load(out)[1]["average"] == "model stock"
+
+
+def test_snapshots_of_a_post_hoc_ema_give_any_width(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 3)
+    running = PostHocEMA(every_steps=10).start(model)
+    for _ in range(100):
+        with torch.no_grad():
+            model.weight.add_(0.1 * torch.randn(3, 3))
+        running.update(model)
+    for index, (state, metadata) in enumerate(running.snapshots()):
+        files.save(tmp_path / f"{index}.safetensors", state, metadata)
+    out = tmp_path / "out" / "w.safetensors"
+    assert run("average", tmp_path, "--method", "posthoc-ema", "--width", "0.15", "--out", out) == 0
+    torch.testing.assert_close(load_file(out)["weight"], running.at(0.15)["weight"], rtol=1e-3, atol=1e-4)
+    assert files.load(out)[1]["width"] == 0.15
+    files.save(tmp_path / "plain.safetensors", model.state_dict())
+    assert run("average", tmp_path / "plain.safetensors", "--method", "posthoc-ema", "--out", out) == 2
+    assert "is no snapshot" in capsys.readouterr().err
 
 
 def test_the_path_is_measured_on_several_domains_and_drawn(kitchen: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ class Method(StrEnum):
     learned = "learned"
     model_stock = "model-stock"
     fisher = "fisher"
+    posthoc_ema = "posthoc-ema"
 
 
 class Accept(StrEnum):
@@ -75,6 +76,7 @@ def average(
     barrier: Annotated[Barriers, typer.Option(help="Ingredients of another basin.")] = Barriers.refuse,
     batchnorm: Annotated[Statistics, typer.Option(help="BatchNorm statistics; needs a task.")] = Statistics.auto,
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Learned: coefficients for every tensor.")] = False,
+    width: Annotated[float, typer.Option(help="Post-hoc EMA: share of the run that it looks back.")] = 0.1,
     anchor: Annotated[Path | None, typer.Option(help="Model Stock: the weights before fine-tuning.")] = None,
     key: Annotated[str, typer.Option(help="Which nested state dict of .pt files, e.g. ema.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
@@ -97,6 +99,8 @@ def average(
     try:
         if wise_ft:
             record = _walk(order, out, _numbers(alphas), head or [], domain or [select_split], fisher)
+        elif method is Method.posthoc_ema:
+            record = _posthoc(order, out, width)
         elif method is Method.uniform and order.exams is None:
             record = _stream(order, out)
         else:
@@ -121,6 +125,25 @@ def _stream(order: Order, out: Path) -> dict[str, Any]:
     told = {"average": "uniform soup", "barriers": "not measured: no task",
             "batchnorm": {"policy": "average", "chosen": "average"}}  # fmt: skip
     return average_files(order.paths, out, key=order.key, metadata=told)
+
+
+def _posthoc(order: Order, out: Path, width: float) -> dict[str, Any]:
+    from holdfast.weights.opened import open_checkpoint
+    from holdfast.weights.posthoc_ema import Profile, solve_profile
+    from holdfast.weights.stream import average_files
+
+    stored = []
+    for path in order.paths:
+        with open_checkpoint(path, key=order.key) as opened:
+            if not {"width", "step"} <= opened.metadata.keys():
+                raise InputError("is no snapshot of a post-hoc EMA", where=str(path),
+                                 fix="save what PostHocEMA's snapshots() gives")  # fmt: skip
+            stored.append(Profile(float(opened.metadata["width"]), int(opened.metadata["step"])))
+    target = Profile(width, max(profile.step for profile in stored))
+    told = {"average": "posthoc_ema", "width": width, "step": target.step,
+            "batchnorm": {"policy": "average", "chosen": "average"}}  # fmt: skip
+    coefficients = solve_profile(stored, target)
+    return average_files(order.paths, out, coefficients=coefficients, key=order.key, metadata=told)
 
 
 def _merge(order: Order, out: Path, method: str, report_split: str) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def weights(
 def _info(path: Path, key: str | None, limit: int) -> dict[str, Any]:
     from holdfast.weights import files
     from holdfast.weights.opened import sha256
+    from holdfast.weights.provenance import averages_beside, describe_weights
     from holdfast.weights.tree import count_kinds, describe_state
 
     path = files.locate(path)
@@ -61,7 +62,8 @@ def _info(path: Path, key: str | None, limit: int) -> dict[str, Any]:
     largest = sorted(state, key=lambda name: -state[name].numel())[:limit]
     floating = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
     return {
-        "file": str(path), "bytes": path.stat().st_size, "sha256": sha256(path),
+        "file": str(path), "what": describe_weights(metadata), "averages_beside": averages_beside(path, key=key),
+        "bytes": path.stat().st_size, "sha256": sha256(path),
         "metadata": {k: v for k, v in metadata.items() if k != "source"},
         "source": metadata["source"],
         "entries": len(state), "classes": count_kinds(describe_state(state)),

@@ -20,17 +20,8 @@ from holdfast.weights.tree import State, check_finite, describe_state
 
 __all__ = ["load", "save"]
 
-STATE_KEYS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "weights",
-    "params",
-    "ema_state_dict",
-    "model_ema",
-    "ema",
-)
+AVERAGE_KEYS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema")
+STATE_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params", *AVERAGE_KEYS)
 """Where checkpoints keep their weights, in the order of preference: raw weights before averages."""
 PREFIXES = ("module.", "_orig_mod.")
 """What wrappers (DDP, compile) put before every name."""

@@ -142,6 +142,17 @@ class RunningPostHocEMA:
         pairs = zip(widths, self._shadows, strict=True)
         return [(Profile(width, max(1, self._updates)), shadow.state_dict()) for width, shadow in pairs]
 
+    def snapshots(self) -> list[tuple[dict[str, Tensor], dict[str, Any]]]:
+        """The stored averages in fp32 or wider with their metadata, for `holdfast.weights.files.save`.
+
+        ``holdfast average SNAPSHOT... --method posthoc-ema --width 0.07`` solves for any width later.
+        """
+        ties = self._shadows[0].ties()
+        return [
+            ({**state, **{alias: state[name] for alias, name in ties.items()}}, _told(profile))
+            for profile, state in self._snapshots
+        ]
+
     def at(self, width: float, step: int | None = None) -> dict[str, Tensor]:
         """The average of a width at a step (default: now), in the model's dtypes.
 
@@ -184,6 +195,10 @@ class RunningPostHocEMA:
             shadow.load_state_dict(saved)
         self._snapshots = [(Profile(s["width"], s["step"]), dict(s["state"])) for s in state["snapshots"]]
         self._updates = state["updates"]
+
+
+def _told(profile: Profile) -> dict[str, Any]:
+    return {"average": "posthoc_ema snapshot", "width": profile.width, "step": profile.step}
 
 
 def _plain(settings: PostHocEMA) -> dict[str, Any]:

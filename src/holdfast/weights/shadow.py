@@ -112,6 +112,10 @@ class Shadow:
             "copied": "integers and booleans, from the last model",
         }
 
+    def ties(self) -> dict[str, str]:
+        """Names that share a tensor, each with the name under which it is kept."""
+        return {entry.name: entry.tied_to for entry in self._entries if entry.tied_to}
+
     def state_dict(self) -> dict[str, Tensor]:
         """The shadow by name, as this rank holds it; a copy."""
         return {entry.name: tensor.clone() for entry, tensor in self._kept()}

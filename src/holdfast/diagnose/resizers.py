@@ -52,7 +52,7 @@ RESIZERS: Mapping[str, Resizer] = {
     "bilinear without antialiasing (OpenCV INTER_LINEAR; torch antialias=False)": _of("bilinear", antialias=False),
     "bicubic with antialiasing (Pillow; torch antialias=True)": _of("bicubic"),
     "bicubic without antialiasing (OpenCV INTER_CUBIC; torch antialias=False)": _of("bicubic", antialias=False),
-    "area (OpenCV INTER_AREA; Pillow BOX)": _of("area"),
+    "area (OpenCV INTER_AREA)": _of("area"),
     "Lanczos-3 with antialiasing (Pillow LANCZOS)": lambda image, size: _separable(image, size, _lanczos),
     "nearest, upper left (OpenCV INTER_NEAREST; torch nearest)": _of("nearest"),
     "nearest, centre (Pillow NEAREST; torch nearest-exact)": _of("nearest_exact"),

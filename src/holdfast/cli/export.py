@@ -1,0 +1,66 @@
+"""``holdfast export``: weights to ONNX, checked against the model, with a manifest beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.studies import use_data
+from holdfast.core.errors import InputError
+
+__all__ = ["export"]
+
+
+def export(
+    weights: Annotated[Path, typer.Argument(help="Weights; in a run folder its study names the task.")],
+    out: Annotated[Path, typer.Option(help="The .onnx file to write.")] = Path("model.onnx"),
+    task: Annotated[str, typer.Option(help="A built-in task, file.py:name or package.module:name.")] = "",
+    data: Annotated[Path | None, typer.Option(help="Folder of the data sets; default: $HOLDFAST_DATA.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, fp16 (typed graph) or int8 (quantised graph).")] = "fp32",
+    plan: Annotated[Path | None, typer.Option(help="PrecisionPlan as JSON; takes the place of --precision.")] = None,
+    pipeline: Annotated[str, typer.Option(help="Preprocessing that will have been done; for the manifest.")] = "train",
+) -> None:
+    """Export to ONNX: batch normalisation folded, batch size dynamic, outputs compared with the model's.
+
+    Beside ``model.onnx`` stands ``model.json``: weights, input range, versions, hazards found in the graph.
+    """
+    from holdfast.core.contracts import PrecisionPlan
+    from holdfast.core.progress import Progress
+    from holdfast.core.store import atomic_path
+    from holdfast.deploy.casts import write_typed
+    from holdfast.deploy.export import export_onnx
+    from holdfast.deploy.manifest import manifest
+    from holdfast.deploy.plans import read_plan
+    from holdfast.deploy.quantise import Quantiser, quantise
+    from holdfast.verify.cells import Cells
+    from holdfast.verify.order import Order, load_source
+
+    use_data(data)
+    source = load_source(weights, task)
+    wanted = read_plan(plan) if plan else PrecisionPlan(default=precision)
+    if wanted.default not in ("fp32", "fp16", "int8"):
+        raise InputError(f"no precision {wanted.default!r}", where="export", fix="one of fp32, fp16, int8")
+    work = out.parent / f".{out.stem}-work"
+    order = Order(source=source, out=work, subjects=(), preprocessing=(pipeline,), sequences="")
+    order.check()
+    with Progress() as progress, Cells(order, progress) as cells:
+        graph = export_onnx(source.model, cells.few(2), work)
+        path = graph.path
+        if wanted.default == "fp16":
+            path = write_typed(path, wanted, work)
+        elif wanted.default == "int8":
+            path = quantise(path, cells.calibration(), Quantiser.of(wanted), sorted(wanted.nodes), work)
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(path.read_bytes())
+    described = manifest(
+        out, source.task, source.model, pipeline=pipeline, precision=wanted.default, about=source.about,
+        folded=graph.folded,
+    )  # fmt: skip
+    with atomic_path(out.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(described, indent=1), encoding="utf-8")
+    print(f"{out}: {described['graph']['nodes']} nodes, {wanted.default}, opset {described['graph']['opset']}")
+    for hazard in described["hazards"]:
+        print(f"  {hazard['severity']}: {hazard['node']}: {hazard['reason']}; {hazard['fix']}")

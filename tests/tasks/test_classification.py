@@ -10,7 +10,8 @@ from holdfast.core.errors import InputError
 from holdfast.data.samples import Samples
 from holdfast.data.table import sensor_batch
 from holdfast.models.small_cnn import SmallCNN
-from holdfast.tasks.classification import classification, decision_margin, kl_divergence, total_variation
+from holdfast.tasks.classification import classification
+from holdfast.tasks.predicted import decision_margin, kl_divergence, total_variation
 
 IMAGES = Samples(image=torch.full((4, 1, 28, 28), 255, dtype=torch.uint8), label=torch.arange(4), scene=[0, 0, 1, 1])
 TASK = classification(build_model=SmallCNN, data={"train": IMAGES}.__getitem__, group="scene", classes=["a", "b", "c"])

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from holdfast.tasks.classification import mean_probability
 from holdfast.tasks.masks import pixel_mixture
+from holdfast.tasks.predicted import mean_probability
 
 
 def logits(*shape, n=3):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
+from torch.nn.functional import cross_entropy
 
 from holdfast.core.contracts import Batch, Drift, Metric, Outputs, Picture, Pipeline, Task
 from holdfast.core.space import InputSpace
 from holdfast.tasks.ingredients import by_column, image_pipelines, image_space, require, rgb_frame
+from holdfast.tasks.predicted import decision_margin, kl_divergence, mean_probability, total_variation
 
-__all__ = ["classification", "decision_margin", "kl_divergence", "mean_probability", "total_variation"]
+__all__ = ["classification"]
 
 
 def classification(
@@ -82,34 +81,6 @@ def classification(
         picture=_picture(image, label, classes),
         fingerprint=fingerprint,
     )
-
-
-def decision_margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """``p_y - max_{k != y} p_k`` per sample, in -1..1 and negative where the decision is wrong.
-
-    Args:
-        logits: float (B, K).
-        labels: int64 (B,).
-    """
-    p = softmax(logits, 1)
-    true = p.gather(1, labels[:, None])
-    others = p.scatter(1, labels[:, None], -1.0)
-    return true[:, 0] - others.amax(1)
-
-
-def total_variation(reference: Tensor, other: Tensor) -> Tensor:
-    """``sum_k |p_k - q_k| / 2`` of two sets of logits float (B, K), per sample in 0..1."""
-    return (softmax(reference, 1) - softmax(other, 1)).abs().sum(1) / 2
-
-
-def kl_divergence(reference: Tensor, other: Tensor) -> Tensor:
-    """``sum_k p_k (log p_k - log q_k)`` of two sets of logits float (B, K), per sample, in nats."""
-    return kl_div(log_softmax(other, 1), log_softmax(reference, 1), log_target=True, reduction="none").sum(1)
-
-
-def mean_probability(logits: Sequence[Tensor]) -> Tensor:
-    """The log of the mean of several predicted distributions, as logits float (B, K)."""
-    return torch.stack([one.log_softmax(1) for one in logits]).logsumexp(0) - math.log(len(logits))
 
 
 def _picture(image: str, label: str, classes: Sequence[str]) -> Callable[[Batch, Mapping[str, Outputs], int], Picture]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["band_rms", "correlation", "jitter", "responsiveness"]
+__all__ = ["band_rms", "correlation", "delay_frames", "flicker", "flip_rate", "jitter", "responsiveness"]
 
 
 def jitter(curves: Tensor) -> Tensor:
@@ -63,6 +63,61 @@ def correlation(curves: Tensor, truth: Tensor) -> Tensor:
     """Pearson's correlation with the truth, shape (); curves float (T,) or (T, K), of the same shape as the truth."""
     x, t = (v.double() - v.double().mean(dim=0) for v in (curves, truth))
     return (x * t).sum() / (x.square().sum() * t.square().sum()).sqrt()
+
+
+def flicker(curves: Tensor) -> Tensor:
+    """Root mean square distance of each frame from the median of itself and its neighbours, shape ().
+
+    ``sqrt(mean_t (x_t - median(x_{t-1}, x_t, x_{t+1}))^2)``: what jumps out for one frame and comes back. Steady motion,
+    and a step that stays, count nothing.
+
+    Args:
+        curves: float (T,) or (T, K); NaN comes back for fewer than three frames.
+    """
+    neighbours = torch.stack([curves[:-2], curves[1:-1], curves[2:]])
+    return (curves[1:-1] - neighbours.median(dim=0).values).double().square().mean().sqrt()
+
+
+def flip_rate(decisions: Tensor) -> Tensor:
+    """Share of frames whose decision differs from that of the frame before, shape ().
+
+    The flip probability of Hendrycks and Dietterich (2019, section 4.2) on one sequence. Where the truth changes, too,
+    compare with the truth's own flip rate.
+
+    Args:
+        decisions: int64 (T,); NaN comes back for a single frame.
+    """
+    return (decisions[1:] != decisions[:-1]).double().mean()
+
+
+def delay_frames(curves: Tensor, truth: Tensor, *, most: int = 20) -> Tensor:
+    """By how many frames the curve comes after the truth, shape (); negative where it comes before.
+
+    The lag at which curve and shifted truth correlate best, each taken over the frames they share, refined by a
+    parabola through the best lag and its neighbours. Smoothing buys stability with delay: this is its price.
+
+    Args:
+        curves: float (T,) or (T, K).
+        truth: of the same shape; NaN comes back where it does not move, or where the curve does not.
+        most: largest lag to try, at most a third of the sequence. Default 20.
+    """
+    most = min(most, len(curves) // 3)
+    found = torch.stack([_correlation_at(curves, truth, lag) for lag in range(-most, most + 1)])
+    if bool(found.isnan().any()) or most < 1:
+        return found.new_tensor(torch.nan)
+    best = int(found.argmax())
+    if best in (0, len(found) - 1):
+        return found.new_tensor(float(best - most))
+    left, middle, right = found[best - 1 : best + 2].tolist()
+    bend = left - 2 * middle + right
+    return found.new_tensor(best - most + (0.5 * (left - right) / bend if bend else 0.0))
+
+
+def _correlation_at(curves: Tensor, truth: Tensor, lag: int) -> Tensor:
+    """Correlation of ``curves[t]`` with ``truth[t - lag]``."""
+    frames = len(curves)
+    late, early = slice(max(0, lag), frames + min(0, lag)), slice(max(0, -lag), frames - max(0, lag))
+    return correlation(curves[late], truth[early])
 
 
 def _level(curves: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from holdfast.core.errors import InputError, NonFiniteError
 from holdfast.weights.tree import State
 from holdfast.weights.trial import copy_state, with_weights
 
-__all__ = ["Comparison", "Exam", "Sheet", "compare"]
+__all__ = ["Comparison", "Exam", "Sheet", "compare", "looks_quantile", "remaining_slack"]
 
 Rule = Literal[">", ">=", "lcb"]
 """When a challenger wins: a strictly larger mean, one at least as large, or a lower confidence bound above zero."""
@@ -151,15 +151,25 @@ def compare(
         raise InputError(f"unknown rule {rule!r}", where="compare", fix="one of >, >=, lcb")
     exam = champion.exam
     looks = math.ceil(exam.size / exam.block)
-    z = NormalDist().inv_cdf(1.0 - risk / (2 * looks)) if risk > 0 else math.inf
+    z = looks_quantile(looks, risk)
     for look in range(1, looks + 1):
         asked = min(look * exam.block, exam.size)
         gaps = challenger.upto(asked) - champion.upto(asked)
         difference, spread = float(gaps.mean()), float(gaps.std(ddof=1)) if asked > 1 else 0.0
         bar = NormalDist().inv_cdf(1.0 - alpha) * spread / math.sqrt(exam.size) if rule == "lcb" else 0.0
-        slack = z * spread * math.sqrt(1.0 / asked - 1.0 / exam.size) if asked < exam.size else 0.0
+        slack = remaining_slack(spread, asked, exam.size, z)
         # No spread yet means no evidence yet: identical answers so far may still differ later.
         if asked == exam.size or (spread > 0 and abs(difference - bar) > slack):
             break
     accepted = difference >= bar if rule == ">=" else difference > bar
     return Comparison(accepted=accepted, difference=difference, error=spread / math.sqrt(asked), samples=asked)
+
+
+def looks_quantile(looks: int, risk: float) -> float:
+    """Normal quantile of a two-sided interval that holds at every one of ``looks`` looks; infinite at risk 0."""
+    return NormalDist().inv_cdf(1.0 - risk / (2 * looks)) if risk > 0 else math.inf
+
+
+def remaining_slack(spread: float, asked: int, size: int, z: float) -> float:
+    """``z s sqrt(1/m - 1/N)``: how far the mean of all ``size`` values may still be from that of the ``asked``."""
+    return z * spread * math.sqrt(1.0 / asked - 1.0 / size) if asked < size else 0.0

@@ -9,6 +9,9 @@ __all__ = ["MEANING", "VOIDING"]
 MEANING: Mapping[str, str] = {
     "gradient_masking": "A one-step attack did more harm than an iterated one of the same budget: the gradient leads "
     "astray, and the model may be weaker than it looks.",
+    "init_law_assumed": "Fresh weights came from the task's own build_model, because the weights before training were "
+    "not kept; if the training began elsewhere, they are drawn from another law.",
+    "not_converged": "An iteration ended before it had settled; the value is where it stood then.",
     "precision_not_executed": "The back-end accepted the requested precision but computed in another one; the row "
     "says which.",
     "transferred": "The attack was crafted on the eager model and only replayed on this subject; an attack on the "

@@ -89,7 +89,9 @@ def quantise(model: nn.Module, layer: Layer, ranges: Mapping[str, tuple[float, f
     return Change(kind="int8", layer=layer.name, modules=frozenset(layer.modules), entered=entered)
 
 
-def input_ranges(model: nn.Module, run: Callable[[Any], object], batches: Iterable[Any]) -> dict[str, tuple[float, float]]:
+def input_ranges(
+    model: nn.Module, run: Callable[[Any], object], batches: Iterable[Any]
+) -> dict[str, tuple[float, float]]:
     """Smallest and largest input of every convolution and linear layer that is called, by module name.
 
     Args:

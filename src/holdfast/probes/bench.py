@@ -44,6 +44,7 @@ class Bench:
         open_subjects: opens the study's subjects; called once, when the first probe asks.
         preprocessing: pipelines to measure under; the first is the reference.
         initial: the weights before training where they were kept.
+        redraw: ``seed -> state`` drawn anew by whatever initialised this model, where that is known.
     """
 
     label: RunLabel
@@ -53,6 +54,7 @@ class Bench:
     open_subjects: Callable[[], Sequence[Subject]]
     preprocessing: Sequence[str]
     initial: Mapping[str, Tensor] | None = None
+    redraw: Callable[[int], Mapping[str, Tensor]] | None = None
     _subjects: tuple[Subject, ...] | None = None
     _tables: dict[tuple[str, str], Table | None] = field(default_factory=dict)
     _outputs: dict[tuple[str, str, str], Outputs] = field(default_factory=dict)
@@ -88,6 +90,17 @@ class Bench:
         if table is None:
             raise InputError(f"no split {split!r}", where=f"task {self.task.name!r}", fix="name a split the task has")
         return tree_map(lambda column: column[:limit], table.columns)
+
+    def spread(self, split: str, pipeline: str, *, limit: int) -> Batch:
+        """At most ``limit`` samples, evenly spread over a split: the first frames of a recording resemble one another.
+
+        Raises:
+            InputError: the task has no such split.
+        """
+        batch = self.batch(split, pipeline)
+        size = batch_size(batch)
+        chosen = torch.linspace(0, size - 1, min(limit, size)).long()
+        return tree_map(lambda column: column[chosen], batch)
 
     def outputs(self, subject: Subject, split: str, pipeline: str) -> Outputs:
         """Outputs of a subject on a whole split, computed once."""

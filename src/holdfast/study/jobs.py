@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from holdfast.core.config import Study
 from holdfast.core.contracts import Measurement, Subject, Task, UsesUnlabelled
@@ -23,7 +23,7 @@ from holdfast.deploy.subjects import open_subject
 from holdfast.probes.bench import Bench, RunLabel
 from holdfast.study.plan import MeasureCell, Plan, TableCell, TrainCell, methods_of
 from holdfast.train.guard import Guard
-from holdfast.train.loop import TrainingRun, build_initial, train
+from holdfast.train.loop import EXAMPLE_SAMPLES, TrainingRun, build_initial, train
 from holdfast.train.objective import Objective
 from holdfast.train.stream import Shuffled
 from holdfast.weights import files
@@ -32,6 +32,7 @@ __all__ = ["Context", "bench_of", "make_tables", "run_probe", "run_training", "s
 
 Advance = Callable[[int, str], None]
 CALIBRATION_SAMPLES = 128
+REDRAW_SEEDS = 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +135,7 @@ def bench_of(context: Context, training: TrainCell, weights: str) -> Bench:
         open_subjects=partial(_open_subjects, context, model),
         preprocessing=context.study.preprocessing,
         initial=files.load(initial)[0] if initial.exists() else None,
+        redraw=partial(_redrawn, context, training),
     )
 
 
@@ -148,6 +150,17 @@ def _stripped(context: Context, training: TrainCell, weights: str) -> nn.Module:
     state, _ = files.load(weights_path(context.out, training, weights))
     model.load_state_dict(state)
     return model.eval()
+
+
+def _redrawn(context: Context, training: TrainCell, seed: int) -> dict[str, Tensor]:
+    """Weights as this recipe's training could have begun with them, under a seed that no training uses."""
+    objective, table = _objective(context, training), _required(context.table("train", "train"))
+    fresh = REDRAW_SEEDS + seed
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(fresh)
+        example = table.batch(torch.arange(min(EXAMPLE_SAMPLES, len(table))))
+        model = objective.strip(objective.prepare(build_initial(context.task(), fresh), example))
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def _guard(context: Context, options: dict[str, Any] | None) -> dict[str, Any]:

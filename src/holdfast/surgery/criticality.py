@@ -50,7 +50,8 @@ class Questions:
         size: number of samples.
         batch: ``indices int64 (m,) -> batch``.
         forward: ``(model, batch) -> outputs``.
-        judge: ``(outputs, outputs of the unchanged model, batch) -> {name: float (m,)}``; the first name decides.
+        judge: ``(outputs, outputs of the unchanged model, batch) -> {name: float (m,)}``; the first name decides, NaN
+            marks samples to which it does not apply.
         better: direction of the first name's values.
         block: samples at a time; early decisions fall between blocks. Default 256.
         seed: of the order in which samples are asked; data sorted by class would bias an early decision.
@@ -139,7 +140,7 @@ def sweep(questions: Questions, changes: Iterable[Change], *, tolerance: float, 
 
     Raises:
         InputError: no samples.
-        NonFiniteError: an unchanged value is NaN or infinite.
+        NonFiniteError: a value of the unchanged model is infinite.
     """
     if questions.size < 1:
         raise InputError("no samples to ask", where="criticality")
@@ -147,7 +148,7 @@ def sweep(questions: Questions, changes: Iterable[Change], *, tolerance: float, 
     with evaluating(questions.model), torch.no_grad():
         served = _Served(questions, [finding.change for finding in findings], cached=cached)
         open_findings = findings
-        for indices in questions.order().split(questions.block):
+        for indices in torch.split(questions.order(), questions.block):
             open_findings = _block(questions, served, open_findings, indices, tolerance, risk)
             if not open_findings:
                 break
@@ -191,8 +192,8 @@ def _block(questions: Questions, served: _Served, findings: Sequence[Finding], i
     batch = questions.batch(indices)
     unchanged = served.unchanged(batch)
     reference = _arrays(questions.judge(unchanged, unchanged, batch))
-    if not np.isfinite(next(iter(reference.values()))).all():
-        raise NonFiniteError("a value of the unchanged model is NaN or infinite", where="criticality",
+    if np.isinf(next(iter(reference.values()))).any():
+        raise NonFiniteError("a value of the unchanged model is infinite", where="criticality",
                              fix="look at the weights and the data first")  # fmt: skip
     still_open = []
     for finding in findings:
@@ -207,14 +208,17 @@ def _block(questions: Questions, served: _Served, findings: Sequence[Finding], i
 def _decide(finding: Finding, questions: Questions, tolerance: float, risk: float) -> bool:
     """Bring a finding up to date; whether its verdict is final."""
     values, reference = (next(iter(part.values())) for part in (finding.values, finding.reference))
-    gaps = (reference - values) if questions.better == "higher" else (values - reference)
-    asked, spread = len(gaps), float(gaps.std(ddof=1)) if len(gaps) > 1 else 0.0
+    asked, sign = len(values), 1.0 if questions.better == "higher" else -1.0
+    gaps = sign * (reference - values)
+    gaps = gaps[~np.isnan(gaps)]  # samples to which the metric does not apply
+    if not len(gaps) or np.isinf(gaps).any():
+        # Nothing is defined any more, or everything is lost: broken, whatever the tolerance.
+        finding.damage, finding.error, finding.critical = (math.inf if len(gaps) else math.nan), 0.0, True
+        return asked == questions.size or (risk > 0 and len(gaps) > 0)
+    spread = float(gaps.std(ddof=1)) if len(gaps) > 1 else 0.0
     finding.damage = float(gaps.mean())
     finding.error = remaining_slack(spread, asked, questions.size, 1.0)
-    # A model that gives NaN is broken whatever the tolerance.
-    finding.critical = not finding.damage <= tolerance
-    if math.isnan(finding.damage) and risk > 0:
-        return True
+    finding.critical = finding.damage > tolerance
     z = looks_quantile(math.ceil(questions.size / questions.block), risk)
     slack = remaining_slack(spread, asked, questions.size, z)
     return asked == questions.size or (spread > 0 and abs(finding.damage - tolerance) > slack)

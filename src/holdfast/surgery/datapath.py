@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from holdfast.core.errors import InputError, NoEffectError
 from holdfast.surgery.owned import owned_layers
@@ -27,12 +28,14 @@ class Trace:
 
     Args:
         inputs: by layer, its first input, floating point.
+        calls: by layer, what it was called with: arguments and keywords.
         outputs: by layer, its output.
         importance: by layer, float64 (C,), mean over the samples of ``|sum_p dL/dg_c g_c|`` at ``g = 1``, where ``g_c``
             is a gate on channel ``c`` and the sum runs over its positions; empty without a loss.
     """
 
     inputs: Mapping[str, Tensor]
+    calls: Mapping[str, tuple[tuple[Any, ...], Mapping[str, Any]]]
     outputs: Mapping[str, Tensor]
     importance: Mapping[str, Tensor]
 
@@ -46,7 +49,9 @@ class LayerPath:
         input_db: agreement of its inputs, ``20 log10(||a|| / ||a' - a||)``, at most 100.
         output_db: agreement of its outputs.
         gain: relative difference of the outputs over that of the inputs; infinite where the inputs agree in every bit.
-        added_db: ``input_db - output_db``: what the layer itself added.
+        added_db: ``input_db - output_db``: by how much the layer enlarges the difference, or adds to it.
+        own_db: agreement of its output in the other run with what the reference layer makes of the same input: below
+            100 only where the other layer computes something else.
         overlap: Jaccard index of the critical channels of both runs; NaN without importances.
         critical: critical channels of the first run.
         channels: channels there are.
@@ -57,6 +62,7 @@ class LayerPath:
     output_db: float
     gain: float
     added_db: float
+    own_db: float
     overlap: float
     critical: int
     channels: int
@@ -69,11 +75,14 @@ class Datapath:
     layers: tuple[LayerPath, ...]
 
     def divergence_layer(self, *, least_db: float = 3.0) -> str | None:
-        """The layer that adds most to the difference, the first of equals; None where none adds ``least_db``.
+        """Where the runs part: the layer that itself departs most from the reference, the first of equals.
 
-        Where the inputs of the network differ already, all layers carry the difference on and this is the one that
-        amplifies it most. Where they agree, it is where the difference begins.
+        Where no layer computes anything else, so that only the inputs of the network differ (another preprocessing),
+        it is the layer that enlarges the difference most, and None where none adds ``least_db``.
         """
+        worst = min(self.layers, key=lambda layer: layer.own_db)
+        if worst.own_db < CEILING_DB - 1:
+            return worst.layer
         most = max(self.layers, key=lambda layer: layer.added_db)
         return most.layer if most.added_db >= least_db else None
 
@@ -93,9 +102,9 @@ def trace(model: nn.Module, call: Callable[[], Tensor]) -> Trace:
     Raises:
         NoEffectError: no layer with weights was called.
     """
-    inputs: dict[str, Tensor] = {}
+    calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
     outputs: dict[str, Tensor] = {}
-    with _hooked(model, inputs, outputs):
+    with _hooked(model, calls, outputs):
         loss = call()
     if not outputs:
         raise NoEffectError("the model calls no layer with weights", where="datapath")
@@ -107,22 +116,25 @@ def trace(model: nn.Module, call: Callable[[], Tensor]) -> Trace:
             if gradient is not None:
                 importance[name] = _importance(model, name, value.detach(), gradient)
     return Trace(
-        inputs={name: value.detach() for name, value in inputs.items()},
+        inputs={name: given[0] for name, (given, _) in calls.items() if given and _floats(given[0])},
+        calls=calls,
         outputs={name: value.detach() for name, value in outputs.items()},
         importance=importance,
     )
 
 
 @contextmanager
-def _hooked(model: nn.Module, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> Iterator[None]:
-    def keep(name: str, module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
-        came = given[0] if given else None
+def _hooked(model: nn.Module, calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]],
+            outputs: dict[str, Tensor]) -> Iterator[None]:  # fmt: skip
+    def enter(name: str, module: nn.Module, given: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        if name not in outputs:
+            calls[name] = (tree_map(_copy, given), tree_map(_copy, keywords))
+
+    def leave(name: str, module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
         value = output[0] if isinstance(output, tuple) else output
-        if name in outputs or not (isinstance(value, Tensor) and value.is_floating_point()):
+        if name in outputs or not _floats(value):
             return output
         outputs[name] = value
-        if isinstance(came, Tensor) and came.is_floating_point():
-            inputs[name] = came.detach().clone()
         # What follows may write into the output: it gets a copy, which is part of the graph.
         return (value.clone(), *output[1:]) if isinstance(output, tuple) else value.clone()
 
@@ -132,11 +144,20 @@ def _hooked(model: nn.Module, inputs: dict[str, Tensor], outputs: dict[str, Tens
             for name in layer.modules:
                 if name:
                     module = model.get_submodule(name)
-                    handles.append(module.register_forward_hook(partial(keep, name)))
+                    handles.append(module.register_forward_pre_hook(partial(enter, name), with_kwargs=True))
+                    handles.append(module.register_forward_hook(partial(leave, name)))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _floats(value: Any) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def _importance(model: nn.Module, name: str, value: Tensor, gradient: Tensor) -> Tensor:
@@ -177,10 +198,11 @@ def jaccard(a: frozenset[int], b: frozenset[int]) -> float:
     return len(a & b) / len(a | b) if a | b else 1.0
 
 
-def compare(reference: Trace, other: Trace, *, mass: float = 0.95) -> Datapath:
+def compare(model: nn.Module, reference: Trace, other: Trace, *, mass: float = 0.95) -> Datapath:
     """Two runs on the same samples, layer by layer (after Liu et al. 2018, with first-order importances).
 
     Args:
+        model: the model of the reference run, in eval mode.
         reference: the clean run, or the back-end to trust.
         other: the perturbed run, or the other back-end.
         mass: see `critical_channels`.
@@ -194,10 +216,10 @@ def compare(reference: Trace, other: Trace, *, mass: float = 0.95) -> Datapath:
     ]  # fmt: skip
     if not shared:
         raise InputError("the two runs share no layer", where="datapath", fix="compare runs of one architecture")
-    return Datapath(layers=tuple(_layer_path(name, reference, other, mass) for name in shared))
+    return Datapath(layers=tuple(_layer_path(model, name, reference, other, mass) for name in shared))
 
 
-def _layer_path(name: str, reference: Trace, other: Trace, mass: float) -> LayerPath:
+def _layer_path(model: nn.Module, name: str, reference: Trace, other: Trace, mass: float) -> LayerPath:
     before = _relative(reference.inputs, other.inputs, name)
     after = _relative(reference.outputs, other.outputs, name)
     overlap, critical, channels = math.nan, 0, 0
@@ -207,8 +229,18 @@ def _layer_path(name: str, reference: Trace, other: Trace, mass: float) -> Layer
     return LayerPath(
         layer=name, input_db=_decibel(before), output_db=_decibel(after),
         gain=after / before if before else math.inf if after else 1.0,
-        added_db=_decibel(before) - _decibel(after), overlap=overlap, critical=critical, channels=channels,
+        added_db=_decibel(before) - _decibel(after), own_db=_decibel(_own(model, name, other)),
+        overlap=overlap, critical=critical, channels=channels,
     )  # fmt: skip
+
+
+def _own(model: nn.Module, name: str, other: Trace) -> float:
+    """Relative difference between what a layer gave and what the reference layer makes of the same input."""
+    given, keywords = other.calls[name]
+    with torch.no_grad():
+        expected = model.get_submodule(name)(*tree_map(_copy, given), **tree_map(_copy, keywords))
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    return _relative({name: expected}, other.outputs, name)
 
 
 def _relative(reference: Mapping[str, Tensor], other: Mapping[str, Tensor], name: str) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -108,11 +110,19 @@ def linearisation_error(model: nn.Module, start: State, run: Run) -> tuple[Tenso
     move = {name: now[name] - began[name] for name in now}
     if not any(bool(value.any()) for value in move.values()):
         raise NoEffectError("the weights did not move", where="laziness", fix="give the state before training")
+    _load_forward_mode()
     with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        first, step = jvp(lambda parameters: run(_at(model, parameters)), (began,), (move,))
+        linear = jvp(lambda parameters: run(_at(model, parameters)), (began,), (move,))
         end = run(model)
-    first, step, end = (value.double().flatten(1) for value in (first, step, end))
+    first, step, end = (value.double().flatten(1) for value in (*linear[:2], end))
     return (end - first - step).norm(dim=1), (end - first).norm(dim=1)
+
+
+def _load_forward_mode() -> None:
+    """The forward-mode rules are built at their first use with a part of torch that warns of itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import torch._decomp.decompositions_for_jvp  # noqa: F401 - imported for what it registers
 
 
 def neural_tangent_kernel(model: nn.Module, run: Run, *, seed: int = 0) -> Tensor:
@@ -153,7 +163,7 @@ def _directions(outputs: int, seed: int) -> Tensor:
     if outputs <= 10:
         return torch.eye(outputs)
     signs = torch.randint(0, 2, (8, outputs), generator=torch.Generator().manual_seed(seed))
-    return (2.0 * signs - 1.0) / outputs**0.5
+    return (2.0 * signs - 1.0) / math.sqrt(outputs)
 
 
 def linear_cka(a: Tensor, b: Tensor) -> float:
@@ -185,4 +195,3 @@ def _parameters(model: nn.Module, start: State) -> dict[str, Tensor]:
 
 def _at(model: nn.Module, parameters: Mapping[str, Tensor]) -> Callable[..., Any]:
     return lambda *inputs, **call: functional_call(model, dict(parameters), inputs, call)
-

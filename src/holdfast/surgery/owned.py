@@ -88,8 +88,9 @@ def swapped(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
         if name not in slots:
             raise InputError(f"the model has no tensor {name!r}", where="swap", fix=nearest(name, slots))
         if slots[name].shape != value.shape or slots[name].dtype != value.dtype:
-            raise InputError(f"{name!r} is {slots[name].dtype} {tuple(slots[name].shape)}, not {value.dtype} "
-                             f"{tuple(value.shape)}", where="swap", fix="give a state of the same architecture")  # fmt: skip
+            own_kind, kind = (f"{t.dtype} {tuple(t.shape)}" for t in (slots[name], value))
+            raise InputError(f"{name!r} is {own_kind}, not {kind}", where="swap",
+                             fix="give a state of the same architecture")  # fmt: skip
     own = {name: slots[name].data for name in tensors}
     try:
         for name, value in tensors.items():

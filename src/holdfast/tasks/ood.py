@@ -63,7 +63,8 @@ def fpr95_terms(known: Tensor, strange: Tensor) -> Tensor:
     the positives, as in the literature on detection. Some tools call the other set positive.
 
     Args:
-        known, strange: see `auroc_terms`.
+        known: see `auroc_terms`.
+        strange: see `auroc_terms`.
 
     Raises:
         InputError: an empty set, or scores that are NaN.

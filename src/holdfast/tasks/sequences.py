@@ -68,8 +68,8 @@ def correlation(curves: Tensor, truth: Tensor) -> Tensor:
 def flicker(curves: Tensor) -> Tensor:
     """Root mean square distance of each frame from the median of itself and its neighbours, shape ().
 
-    ``sqrt(mean_t (x_t - median(x_{t-1}, x_t, x_{t+1}))^2)``: what jumps out for one frame and comes back. Steady motion,
-    and a step that stays, count nothing.
+    ``sqrt(mean_t (x_t - median(x_{t-1}, x_t, x_{t+1}))^2)``: what jumps out for one frame and comes back. Steady
+    motion, and a step that stays, count nothing.
 
     Args:
         curves: float (T,) or (T, K); NaN comes back for fewer than three frames.

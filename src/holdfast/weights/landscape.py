@@ -42,8 +42,9 @@ def _filters_like(direction: Tensor, weight: Tensor) -> Tensor:
     if weight.ndim < 2:
         return torch.zeros_like(weight)
     shape = (-1, *([1] * (weight.ndim - 1)))
-    ratio = weight.flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1).clamp_min(1e-12)
-    return direction * ratio.view(shape)
+    ratio: Tensor = weight.flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1).clamp_min(1e-12)
+    filters: Tensor = direction * ratio.view(shape)
+    return filters
 
 
 def ray(loss: Loss, parameters: Weights, direction: Weights, radii: Sequence[float]) -> list[float]:

@@ -16,7 +16,7 @@ __all__ = ["Travel", "permuted", "travel"]
 
 @dataclass(frozen=True, kw_only=True)
 class Travel:
-    """Distances between two states over some of their tensors. Which is meant must be said: they rank layers differently.
+    """Distances between two states over some of their tensors; they rank layers differently, so say which is meant.
 
     Args:
         l2: ``||w - w_0||_2``.

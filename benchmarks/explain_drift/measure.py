@@ -20,7 +20,7 @@ from faults import FAULTS
 from pairs import TEST, TUNING, Case, compositions, frames, singles, strangers
 
 from holdfast.core.errors import HoldfastError
-from holdfast.diagnose.explain import Explanation, explain
+from holdfast.explain_drift.explain import Explanation, explain
 
 COLUMNS = (
     "kind", "source", "scale", "truth", "families", "found", "named", "alike_or_hidden", "margins", "confidences",

@@ -15,8 +15,8 @@ from holdfast.core.plain import plain
 if TYPE_CHECKING:
     import numpy as np
 
-    from holdfast.diagnose.domain import Domain
-    from holdfast.diagnose.explain import Explanation, Finding
+    from holdfast.explain_drift.domain import Domain
+    from holdfast.explain_drift.explain import Explanation, Finding
 
 __all__ = ["explain_drift"]
 
@@ -39,8 +39,8 @@ def explain_drift(
 
     Exit code: 0 all pairs are explained or equal, 3 some are not.
     """
-    from holdfast.diagnose.explain import explain
-    from holdfast.diagnose.recordings import read_pairs
+    from holdfast.explain_drift.explain import explain
+    from holdfast.explain_drift.recordings import read_pairs
 
     frame, known = _frame(raw, crop), _domain(domain)
     code = 0
@@ -56,7 +56,7 @@ def explain_drift(
 
 
 def _domain(name: str) -> Domain | None:
-    from holdfast.diagnose.domain import DOMAINS
+    from holdfast.explain_drift.domain import DOMAINS
 
     known = {domain.name: domain for domain in DOMAINS}
     if name and name not in known:
@@ -65,7 +65,7 @@ def _domain(name: str) -> Domain | None:
 
 
 def _frame(path: Path | None, crop: str) -> np.ndarray | None:
-    from holdfast.diagnose.recordings import read_array
+    from holdfast.explain_drift.recordings import read_array
 
     if path is None:
         if crop:

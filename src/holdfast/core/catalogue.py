@@ -42,7 +42,7 @@ KINDS = {
     "attack": Kind("holdfast.attacks", _class_with("craft")),
     "probe": Kind("holdfast.probes", _class_with("needs run")),
     "backend": Kind("holdfast.deploy.backends", _class_with("prepare")),
-    "cause": Kind("holdfast.diagnose.causes", _class_with("apply undo propose")),
+    "cause": Kind("holdfast.explain_drift.causes", _class_with("apply undo propose")),
     "integration": Kind("holdfast.integrations"),
     "command": Kind("holdfast.cli"),
 }

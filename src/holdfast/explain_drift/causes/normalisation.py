@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.diagnose.cause import Leaves, Pair, Tiles, block_means
-from holdfast.diagnose.domain import DOMAINS, Domain
+from holdfast.explain_drift.cause import Leaves, Pair, Tiles, block_means
+from holdfast.explain_drift.domain import DOMAINS, Domain
 
 __all__ = ["Normalisation"]
 

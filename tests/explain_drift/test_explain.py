@@ -6,8 +6,8 @@ from benchmarks.explain_drift.faults import FAULTS, HALF, IMAGENET, LIMITED, Fau
 from scenes import scene
 
 from holdfast.core.errors import InputError
-from holdfast.diagnose.domain import DOMAINS
-from holdfast.diagnose.explain import Explanation, explain
+from holdfast.explain_drift.domain import DOMAINS
+from holdfast.explain_drift.explain import Explanation, explain
 
 UNSCALED, RAW = scene(1, 192, 272), scene(1, 392, 552)
 

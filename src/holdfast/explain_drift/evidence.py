@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from holdfast.diagnose.cause import BLOCK, Leaves, Tiles, block_means
+from holdfast.explain_drift.cause import BLOCK, Leaves, Tiles, block_means
 
 __all__ = ["Evidence"]
 

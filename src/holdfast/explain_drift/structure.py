@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from holdfast.core.errors import InputError
-from holdfast.diagnose.cause import Cause
-from holdfast.diagnose.causes.displacement import Displacement
-from holdfast.diagnose.causes.rounding import Rounding
-from holdfast.diagnose.causes.storage import Storage
-from holdfast.diagnose.domain import Domain, guess_domain
-from holdfast.diagnose.tensors import Borders, Recorded, find_borders, likeness, whole_shift
+from holdfast.explain_drift.cause import Cause
+from holdfast.explain_drift.causes.displacement import Displacement
+from holdfast.explain_drift.causes.rounding import Rounding
+from holdfast.explain_drift.causes.storage import Storage
+from holdfast.explain_drift.domain import Domain, guess_domain
+from holdfast.explain_drift.tensors import Borders, Recorded, find_borders, likeness, whole_shift
 
 __all__ = ["Fact", "Structure", "examine"]
 

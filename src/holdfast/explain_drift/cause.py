@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from holdfast.diagnose.domain import Domain
+from holdfast.explain_drift.domain import Domain
 
 __all__ = ["Cause", "Leaves", "Pair", "Tiles", "block_means"]
 

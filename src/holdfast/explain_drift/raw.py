@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from holdfast.core.errors import InputError
-from holdfast.diagnose.cause import Leaves, Pair, Tiles
-from holdfast.diagnose.causes.displacement import Displacement
-from holdfast.diagnose.causes.kernel import Kernel
-from holdfast.diagnose.resizers import RESIZERS
-from holdfast.diagnose.search import Hypothesis, Search
-from holdfast.diagnose.structure import Structure
+from holdfast.explain_drift.cause import Leaves, Pair, Tiles
+from holdfast.explain_drift.causes.displacement import Displacement
+from holdfast.explain_drift.causes.kernel import Kernel
+from holdfast.explain_drift.resizers import RESIZERS
+from holdfast.explain_drift.search import Hypothesis, Search
+from holdfast.explain_drift.structure import Structure
 
 __all__ = ["Resized", "name_kernels"]
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from holdfast.diagnose.cause import Leaves, Pair, Tiles, block_means
+from holdfast.explain_drift.cause import Leaves, Pair, Tiles, block_means
 
 __all__ = ["Gamma"]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from holdfast.diagnose.catalogue import causes as catalogue
-from holdfast.diagnose.cause import Cause, Pair, Tiles
-from holdfast.diagnose.causes.rounding import Rounding
-from holdfast.diagnose.domain import Domain
-from holdfast.diagnose.evidence import Evidence
+from holdfast.explain_drift.catalogue import causes as catalogue
+from holdfast.explain_drift.cause import Cause, Pair, Tiles
+from holdfast.explain_drift.causes.rounding import Rounding
+from holdfast.explain_drift.domain import Domain
+from holdfast.explain_drift.evidence import Evidence
 
 __all__ = ["Hypothesis", "Search"]
 

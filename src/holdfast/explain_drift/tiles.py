@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from holdfast.diagnose.cause import Tiles
+from holdfast.explain_drift.cause import Tiles
 
 __all__ = ["MARGIN", "cut_tiles", "whole_picture"]
 

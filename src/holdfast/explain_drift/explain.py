@@ -11,17 +11,17 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from holdfast.diagnose.cause import Cause
-from holdfast.diagnose.causes.displacement import Displacement
-from holdfast.diagnose.causes.rounding import Rounding
-from holdfast.diagnose.causes.storage import Storage
-from holdfast.diagnose.domain import Domain
-from holdfast.diagnose.evidence import Evidence
-from holdfast.diagnose.raw import name_kernels
-from holdfast.diagnose.search import Hypothesis, Search
-from holdfast.diagnose.structure import Fact, Structure, examine
-from holdfast.diagnose.tensors import Recorded
-from holdfast.diagnose.tiles import MARGIN, cut_tiles, whole_picture
+from holdfast.explain_drift.cause import Cause
+from holdfast.explain_drift.causes.displacement import Displacement
+from holdfast.explain_drift.causes.rounding import Rounding
+from holdfast.explain_drift.causes.storage import Storage
+from holdfast.explain_drift.domain import Domain
+from holdfast.explain_drift.evidence import Evidence
+from holdfast.explain_drift.raw import name_kernels
+from holdfast.explain_drift.search import Hypothesis, Search
+from holdfast.explain_drift.structure import Fact, Structure, examine
+from holdfast.explain_drift.tensors import Recorded
+from holdfast.explain_drift.tiles import MARGIN, cut_tiles, whole_picture
 
 __all__ = ["Explanation", "Finding", "confidence", "explain"]
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from holdfast.diagnose.cause import Leaves, Pair, Tiles
+from holdfast.explain_drift.cause import Leaves, Pair, Tiles
 
 __all__ = ["Storage"]
 
@@ -17,7 +17,7 @@ __all__ = ["Storage"]
 class Storage:
     """Stored values rounded to float16, bfloat16 or a uniform 8-bit grid.
 
-    It is recognised by the stored values themselves (see `holdfast.diagnose.structure`), so it is given to the
+    It is recognised by the stored values themselves (see `holdfast.explain_drift.structure`), so it is given to the
     search and never proposed.
 
     Args:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from holdfast.diagnose.cause import Leaves, Pair, Tiles
-from holdfast.diagnose.ycbcr import decode, encode
+from holdfast.explain_drift.cause import Leaves, Pair, Tiles
+from holdfast.explain_drift.ycbcr import decode, encode
 
 __all__ = ["Chroma"]
 

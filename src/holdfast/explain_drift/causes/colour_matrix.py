@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from holdfast.diagnose.cause import Leaves, Pair, Tiles
-from holdfast.diagnose.ycbcr import LinearColour, decode, encode
+from holdfast.explain_drift.cause import Leaves, Pair, Tiles
+from holdfast.explain_drift.ycbcr import LinearColour, decode, encode
 
 __all__ = ["ColourMatrix"]
 

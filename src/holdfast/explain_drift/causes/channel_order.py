@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from holdfast.diagnose.cause import Leaves, Pair, Tiles
+from holdfast.explain_drift.cause import Leaves, Pair, Tiles
 
 __all__ = ["ChannelOrder"]
 

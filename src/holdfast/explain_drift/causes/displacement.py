@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from holdfast.diagnose.cause import Leaves, Pair, Tiles
+from holdfast.explain_drift.cause import Leaves, Pair, Tiles
 
 __all__ = ["Displacement"]
 

@@ -1,4 +1,4 @@
-"""The causes that `explain` knows: the plug-ins of ``explain_drift/causes`` in the order in which they act on a vehicle."""
+"""The causes that `explain` knows: plug-ins of ``explain_drift/causes`` in the order in which they act on a vehicle."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from holdfast.core.contracts import Batch, Better, Drift, Measurement, Metric, O
 from holdfast.core.errors import InputError
 from holdfast.core.rows import Row
 from holdfast.data.table import Table
+from holdfast.probes.memory import out_of_memory
 
 __all__ = ["Bench", "RunLabel"]
 
@@ -45,6 +46,8 @@ class Bench:
         preprocessing: pipelines to measure under; the first is the reference.
         initial: the weights before training where they were kept.
         redraw: ``seed -> state`` drawn anew by whatever initialised this model, where that is known.
+        stand_in: what is measured in the place of the eager model, such as a session without one.
+        piece: samples that are run at once; halved whenever the memory does not suffice.
     """
 
     label: RunLabel
@@ -55,6 +58,8 @@ class Bench:
     preprocessing: Sequence[str]
     initial: Mapping[str, Tensor] | None = None
     redraw: Callable[[int], Mapping[str, Tensor]] | None = None
+    stand_in: Subject | None = None
+    piece: int = BATCH
     _subjects: tuple[Subject, ...] | None = None
     _tables: dict[tuple[str, str], Table | None] = field(default_factory=dict)
     _outputs: dict[tuple[str, str, str], Outputs] = field(default_factory=dict)
@@ -70,8 +75,10 @@ class Bench:
 
     @property
     def eager(self) -> Subject:
-        """The model itself, in fp32: the subject on which gradients exist."""
-        return Subject(backend="eager", precision="fp32", executed="fp32", run=self.model, model=self.model)
+        """The model itself, in fp32: the subject on which gradients exist; or what stands in for it."""
+        return self.stand_in or Subject(
+            backend="eager", precision="fp32", executed="fp32", run=self.model, model=self.model
+        )
 
     def table(self, split: str, pipeline: str) -> Table | None:
         """A split under a pipeline, or None where the task has no such split."""
@@ -110,13 +117,22 @@ class Bench:
         return self._outputs[key]
 
     def run(self, subject: Subject, batch: Batch) -> Outputs:
-        """Outputs of a subject on a batch of any size, in pieces, without gradients."""
-        n = batch_size(batch)
+        """Outputs of a subject on a batch of any size, in pieces, without gradients.
+
+        Where the memory does not suffice, `piece` is halved and the work goes on.
+        """
+        n, start, parts = batch_size(batch), 0, []
         with torch.no_grad():
-            parts = [
-                self.task.forward(subject.run, tree_map(lambda t, a=start: t[a : a + BATCH], batch))
-                for start in range(0, n, BATCH)
-            ]
+            while start < n:
+                part = tree_map(lambda t, a=start: t[a : a + self.piece], batch)
+                try:
+                    parts.append(self.task.forward(subject.run, part))
+                except Exception as error:  # allocators have no common error
+                    if not out_of_memory(error) or self.piece == 1:
+                        raise
+                    self.piece = max(1, min(self.piece, n) // 2)
+                    continue
+                start += self.piece
         return tree_map(lambda *pieces: torch.cat(pieces), *parts)
 
     # --- making measurements ---

@@ -19,7 +19,7 @@ from typing import Any
 from holdfast.core.errors import HoldfastError
 from holdfast.core.progress import Progress
 
-__all__ = ["Failure", "Job", "run_jobs"]
+__all__ = ["Failure", "Job", "WorkerDiedError", "run_jobs"]
 
 PLAIN_THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -33,14 +33,14 @@ class Job:
         call: a module-level function; its last argument is ``advance(units, note)``.
         arguments: picklable.
         needs: names of jobs that must have succeeded; if one fails, this job is skipped.
-        units: how often ``advance`` will count, for the time left.
+        units: how often ``advance`` will count, for the time left; None when nobody knows.
     """
 
     name: str
     call: Callable[..., Any]
     arguments: tuple[Any, ...]
     needs: frozenset[str] = frozenset()
-    units: int = 1
+    units: int | None = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,14 @@ class Failure:
     error: HoldfastError | None = None
     trace: str = ""
     skipped: bool = False
+
+
+class WorkerDiedError(HoldfastError):
+    """A worker process is gone: the system killed it for its memory, or native code crashed."""
+
+
+class _TimeOverError(Exception):
+    """Ends the workers; never leaves this file."""
 
 
 @dataclass
@@ -74,31 +82,52 @@ class _Board:
             yield job
 
 
-def run_jobs(jobs: Sequence[Job], *, workers: int, progress: Progress) -> Iterator[tuple[Job, Any]]:
+def run_jobs(
+    jobs: Sequence[Job], *, workers: int, progress: Progress, until: float | None = None
+) -> Iterator[tuple[Job, Any]]:
     """Run jobs in worker processes and yield ``(job, result or Failure)`` as they end.
 
     Jobs start in the order given as soon as their needs are met. A dependency that is not among ``jobs`` counts
     as met. Closing the iterator stops the workers.
 
+    Args:
+        jobs: what to run.
+        workers: processes.
+        progress: shows how far the jobs are.
+        until: in seconds of `time.time`: what has not ended then is stopped and yielded as a failure.
+
     Raises:
-        HoldfastError: a worker process died, e.g. for lack of memory.
+        WorkerDiedError: a worker process died, e.g. for lack of memory.
     """
     names = {job.name for job in jobs}
     board = _Board([Job(**{**vars(job), "needs": job.needs & names}) for job in jobs])
-    with _pool(workers, progress) as pool:
-        while board.waiting or board.running:
-            for job in board.doomed():
-                yield job, Failure(reason="a job it needs failed", skipped=True)
-            for job in board.ready():
-                with _interrupts_held():
-                    board.running[pool.submit(_call, job)] = job
-            if not board.running:
-                continue
-            for future in wait(board.running, return_when=FIRST_COMPLETED).done:
-                job = board.running.pop(future)
-                result = _result(future)
-                (board.failed if isinstance(result, Failure) else board.done).add(job.name)
-                yield job, result
+    try:
+        with _pool(workers, progress) as pool:
+            while board.waiting or board.running:
+                for job in board.doomed():
+                    yield job, Failure(reason="a job it needs failed", skipped=True)
+                for job in board.ready():
+                    with _interrupts_held():
+                        board.running[pool.submit(_call, job)] = job
+                for future in _ended(board, until):
+                    job = board.running.pop(future)
+                    result = _result(future)
+                    (board.failed if isinstance(result, Failure) else board.done).add(job.name)
+                    yield job, result
+    except _TimeOverError:
+        for job in (*board.running.values(), *board.waiting):
+            yield job, Failure(reason="stopped: the time was over")
+
+
+def _ended(board: _Board, until: float | None) -> set[Future[Any]]:
+    """Wait for the next job to end."""
+    if not board.running:
+        return set()
+    left = None if until is None else max(0.0, until - time.time())
+    found = wait(board.running, timeout=left, return_when=FIRST_COMPLETED).done
+    if not found:
+        raise _TimeOverError
+    return found
 
 
 @contextmanager
@@ -166,7 +195,7 @@ def _result(future: Future[Any]) -> Any:
     try:
         return future.result()
     except BrokenProcessPool:
-        raise HoldfastError(
+        raise WorkerDiedError(
             "a worker process died (out of memory, or killed)", fix="run the same command again: finished work is kept"
         ) from None
 

@@ -161,6 +161,7 @@ PILLOW = {
     "bilinear_aa": Image.Resampling.BILINEAR,
     "bicubic_aa": Image.Resampling.BICUBIC,
     "lanczos_aa": Image.Resampling.LANCZOS,
+    "hamming_aa": Image.Resampling.HAMMING,
 }
 
 

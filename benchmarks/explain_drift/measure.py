@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from faults import FAULTS
-from pairs import TEST, TUNING, Case, compositions, frames, singles, strangers
+from pairs import KERNELS, TEST, TUNING, Case, compositions, frames, singles, strangers, with_raw
 
 from holdfast.core.errors import HoldfastError
 from holdfast.explain_drift.explain import Explanation, explain
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--compositions", type=int, default=200)
     parser.add_argument("--strangers", type=int, default=20)
+    parser.add_argument("--raw", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -51,6 +52,27 @@ def main() -> None:
             file.flush()
             rows.append(row)
     tables(rows, arguments.out)
+    if arguments.raw:
+        raw_table({name: frames(arguments.data, name) for name in names}, arguments)
+
+
+def raw_table(pictures: dict[str, list[np.ndarray]], arguments: argparse.Namespace) -> None:
+    """How often the raw frame names the kernel, and how often the frame of another moment is refused."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for kind, source, kernel, training, vehicle, frame in with_raw(
+        pictures, arguments.raw, np.random.default_rng(arguments.seed)
+    ):
+        try:
+            told = explain(training, vehicle, raw=frame)
+            said = " ".join([f.detail.split("in training:")[0] for f in told.findings] + list(told.notes))
+            outcome = "named" if KERNELS[kernel] in said else "named wrongly"
+        except HoldfastError:
+            outcome = "refused"
+        counts[kind, source, outcome] += 1
+    print("\n| raw frame | set | named | named wrongly | refused |\n|---|---|---:|---:|---:|")
+    for kind, source in dict.fromkeys((kind, source) for kind, source, _ in counts):
+        cells = [counts[kind, source, outcome] for outcome in ("named", "named wrongly", "refused")]
+        print(f"| {kind} | {source} | {' | '.join(map(str, cells))} |")
 
 
 def all_cases(pictures: dict[str, list[np.ndarray]], arguments: argparse.Namespace) -> Iterator[tuple[str, Case]]:

@@ -50,7 +50,7 @@ def test_findings_come_by_damage_with_strength_and_what_ships(order: Order) -> N
     assert shipped.breaks
     assert shipped.interval is not None
     assert shipped.interval.low <= shipped.damage <= shipped.interval.high
-    assert shipped.groups == 12
+    assert shipped.groups == 24
     assert found.exit_code == 1
     assert headline(found).startswith("As it ships it loses")
 
@@ -78,6 +78,7 @@ def test_a_probe_that_raises_is_an_entry_and_the_others_go_on(order_of: Orders) 
     assert found.exit_code == 3
 
 
+@pytest.mark.slow
 def test_a_probe_whose_process_dies_is_an_entry_and_the_others_go_on(order_of: Orders) -> None:
     found, _ = diagnose(order_of(task={"poison": "kill"}, subjects=EAGER, probes=FEW), workers=2, quiet=True)
     assert states(found) == {"clean": "ran", "deployment": "ran", "adversarial": "failed"}
@@ -85,13 +86,14 @@ def test_a_probe_whose_process_dies_is_an_entry_and_the_others_go_on(order_of: O
 
 
 def test_out_of_memory_halves_the_batch_and_gives_the_same_rows(order_of: Orders) -> None:
-    plenty, _ = diagnose(order_of(subjects=EAGER, probes=FEW), workers=0, quiet=True)
-    order = order_of(task={"most": 20}, subjects=EAGER, probes=FEW)
+    probes = ("clean", "deployment")
+    plenty, _ = diagnose(order_of(subjects=EAGER, probes=probes), workers=0, quiet=True)
+    order = order_of(task={"most": 20}, subjects=EAGER, probes=probes)
     found, _ = diagnose(replace(order, out=order.out.with_name("scarce")), workers=0, quiet=True)
-    assert states(found) == {"clean": "ran", "deployment": "ran", "adversarial": "ran"}
-    assert any("pieces of" in note for note in entry(found, "adversarial").notes)
-    same = zip(plenty.rows, found.rows, strict=True)
-    np.testing.assert_allclose([a.value for a, _ in same], [b.value for b in found.rows], atol=1e-6)
+    assert set(states(found).values()) == {"ran"}
+    assert any("pieces of 16" in note for note in entry(found, "clean").notes)
+    assert [row.condition for row in found.rows] == [row.condition for row in plenty.rows]
+    np.testing.assert_allclose([row.value for row in found.rows], [row.value for row in plenty.rows], atol=1e-6)
 
 
 def test_an_interrupted_diagnosis_goes_on_where_it_was(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +119,7 @@ def test_an_interrupted_diagnosis_goes_on_where_it_was(order: Order, monkeypatch
 def test_a_quick_look_begins_nothing_when_its_time_is_over(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = replace(order, quick=True, limit=None)
     assert quick.samples == SIZES["report"]
-    monkeypatch.setattr(runner.time, "time", lambda: 0.0)
+    monkeypatch.setattr("holdfast.diagnose.order.QUICK_SECONDS", -1.0)
     found, _ = diagnose(quick, workers=0, quiet=True)
     assert set(states(found).values()) == {"cut"}
     assert "before it began" in entry(found, "clean").reason

@@ -45,7 +45,8 @@ def test_a_session_is_measured_and_attacked_through_its_twin(order_of: Orders, g
     assert {finding.subject for finding in attacked} == {"eager:fp32", "graph:fp32"}
     transferred = next(finding for finding in attacked if finding.subject == "graph:fp32")
     assert "transferred" in transferred.flags
-    assert transferred.breaks
+    assert len(transferred.curve) == 4
+    assert transferred.baseline == next(row.value for row in found.rows if row.probe == "clean")
     assert {row.subject for row in found.rows if row.probe in ("clean", "input_repair")} == {"graph:fp32"}
 
 

@@ -10,7 +10,7 @@ from holdfast.data.table import Table
 from holdfast.probes.bench import Bench, RunLabel
 from holdfast.probes.input_drift import InputDrift
 
-FRAMES = torch.stack([torch.from_numpy(scene(seed, 96, 128)).permute(2, 0, 1) for seed in range(3)])
+FRAMES = torch.stack([torch.from_numpy(scene(seed)[:96, :128].copy()).permute(2, 0, 1) for seed in range(3)])
 TRAIN = Pipeline(steps=(Scale(),))
 PIPELINES = {
     "train": TRAIN, "same": TRAIN, "tone": Pipeline(steps=(Gamma(gamma=1.2), Scale())),

@@ -52,7 +52,7 @@ class Brightness(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(3, affine=False, eps=0.0)
+        self.norm = nn.BatchNorm1d(3, affine=False, eps=1e-12)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.norm(image.mean((2, 3)))

@@ -35,7 +35,7 @@ class Finding:
             or the statistics brings back), ``step`` of preprocessing, ``layer`` (alone at a low precision),
             ``strength`` (a disturbance), or ``criticality`` (a layer that was reset), which stands last.
         name: of the pipeline, subject, repair, step, layer, or disturbance.
-        probe, condition, subject: of the row with the largest damage.
+        probe, condition, subject, preprocessing: of the row with the largest damage.
         metric, unit: in which damage is counted.
         baseline, value: undisturbed and disturbed.
         interval: of the damage, 90 % over groups; None for a single value.
@@ -52,6 +52,7 @@ class Finding:
     probe: str
     condition: str
     subject: str
+    preprocessing: str
     metric: str
     unit: str
     baseline: float
@@ -152,9 +153,10 @@ class _Judge:
         curve = () if condition.strength is None else ((condition.strength, damage),)
         return Finding(
             kind=kind, name=name, probe=row.probe, condition=row.condition, subject=row.subject,
-            metric=self.metric.name, unit=self.metric.unit, baseline=baseline.value, value=value, damage=damage,
-            tolerance=tolerated(self.metric, baseline.value, self.asked), curve=curve, measure=condition.measure,
-            interval=self._interval(row, None if condition.step else baseline, sign), n=row.n, groups=row.groups,
+            preprocessing=row.preprocessing, metric=self.metric.name, unit=self.metric.unit, baseline=baseline.value,
+            value=value, damage=damage, tolerance=tolerated(self.metric, baseline.value, self.asked), curve=curve,
+            measure=condition.measure, interval=self._interval(row, None if condition.step else baseline, sign),
+            n=row.n, groups=row.groups,
             flags=row.flags,
         )  # fmt: skip
 
@@ -194,14 +196,14 @@ class _Judge:
 
 def _worth_saying(finding: Finding) -> bool:
     """A repair that brings nothing back tells that there was no such fault: nothing is wrong then."""
-    return finding.kind != "repair" or finding.damage > 0
+    return finding.kind != "repair" or finding.breaks
 
 
 def _family(finding: Finding) -> tuple[str, ...]:
     """Findings of one curve or one ranking."""
     family = read_condition(finding.condition).family
     alone = finding.name if finding.kind in (*SHIPPED, "strength") else ""
-    return finding.kind, finding.probe, finding.subject, family, alone
+    return finding.kind, finding.probe, finding.subject, finding.preprocessing, family, alone
 
 
 def _merged(same: Sequence[Finding]) -> Finding:

@@ -76,14 +76,18 @@ class Patient:
 
 
 def open_patient(order: Order) -> Patient:
-    """Open what an order names.
+    """Open what an order names; torch's random state stays as it is.
 
     Raises:
         InputError: a file that cannot be read or is refused, no task, a pipeline or split that the task lacks, or
             weights or a graph that are not the task's.
         BackendError: ONNX Runtime does not run the graph.
     """
-    kind = kind_of(order.path)
+    with torch.random.fork_rng(devices=[]):
+        return _opened(order, kind_of(order.path))
+
+
+def _opened(order: Order, kind: str) -> Patient:
     source = _source(order, kind)
     task = limited(_task(order, source), order.samples)
     pipelines = _pipelines(order, task)
@@ -155,7 +159,7 @@ def _session(order: Order, kind: str, task: Task, pipeline: str, model: nn.Modul
 
 def _like(task: Task, model: nn.Module | None, example: tuple[Tensor, ...]) -> Outputs | None:
     """Outputs of the twin, else of an untrained model: their nest is what the task's metrics read."""
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.no_grad():
         try:
             return (model or task.build_model()).eval()(*example)
         except Exception:  # the task's model need not fit a graph from elsewhere; its outputs then stay a tuple

@@ -90,7 +90,7 @@ def _place(found: _Sorted, name: str, order: Order, patient: Patient) -> None:
     on: Literal["subject", "twin"] = "subject" if kind.needs <= patient.capabilities else "twin"
     missing = kind.needs - (patient.capabilities if on == "subject" else patient.twin_capabilities)
     if missing:
-        found.skipped.append(Skipped(name=name, reason=_reason(missing, patient)))
+        found.skipped.append(Skipped(name=name, reason=_reason(kind.needs - patient.capabilities, patient)))
         return
     options = _options(name, kind, order, patient, on)
     try:

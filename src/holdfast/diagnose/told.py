@@ -16,7 +16,7 @@ __all__ = ["described", "headline", "text", "to_json"]
 FORMAT = "holdfast diagnose 1"
 SHOWN = 12
 WORDS = {
-    "pipeline": "under the pipeline {}", "precision": "in {}", "both": "in {}", "repair": "a fault that {} undoes",
+    "pipeline": "under the pipeline {}", "precision": "in {}", "both": "in {}", "repair": "by a fault that {} undoes",
     "step": "from the preprocessing step {}", "layer": "with layer {} alone at low precision",
     "criticality": "with layer {} reset", "strength": "under {}",
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from holdfast.diagnose.findings import Finding
@@ -12,6 +13,8 @@ from holdfast.select.wording import amount, number
 __all__ = ["Treatment", "prescribe"]
 
 LONGEST = 6
+STATISTICS = "batchnorm_statistics"
+USUAL = tuple(f"normalised_as_{name}" for name in ("declared", "unit", "levels", "imagenet", "half", "mnist"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +44,17 @@ class Treatment:
 
 @dataclass(frozen=True, kw_only=True)
 class _Rule:
-    """A treatment and the findings that call for it; ``weight`` discounts what a treatment only eases."""
+    """A treatment and the findings that call for it.
+
+    ``weight`` discounts what a treatment only eases; ``surcharge``, in tolerances, one that is less likely the cause.
+    """
 
     name: str
     title: str
     how: str
     calls: Callable[[Finding], bool]
     weight: float = 1.0
+    surcharge: float = 0.0
     recipe: Mapping[str, Any] | None = None
     supports: Callable[[Finding], bool] = field(default=lambda finding: False)
 
@@ -63,10 +70,14 @@ def prescribe(findings: Sequence[Finding], *, longest: int = LONGEST) -> list[Tr
         longest: at most that many.
     """
     broken = [finding for finding in findings if finding.breaks]
-    found = [treatment for rule in _rules(broken) for treatment in _treat(rule, broken, findings)]
-    weights = {rule.name: rule.weight for rule in _rules(broken)}
-    found.sort(key=lambda t: (not t.as_shipped, -t.damage * weights[t.name]))
-    return found[:longest]
+    tolerance = max((finding.tolerance for finding in broken), default=0.0)
+    found = [(rule, treatment) for rule in _rules(broken) for treatment in _treat(rule, broken, findings)]
+
+    def rank(pair: tuple[_Rule, Treatment]) -> tuple[bool, float]:
+        rule, treatment = pair
+        return not treatment.as_shipped, rule.surcharge * tolerance - treatment.damage * rule.weight
+
+    return [treatment for _, treatment in sorted(found, key=rank)[:longest]]
 
 
 def _treat(rule: _Rule, broken: Sequence[Finding], findings: Sequence[Finding]) -> Iterator[Treatment]:
@@ -114,30 +125,45 @@ def _rules(broken: Sequence[Finding]) -> Iterator[_Rule]:
 
 
 def _repair_rules(broken: Sequence[Finding]) -> Iterator[_Rule]:
-    """One rule per fault of the input that was found by mending it: of repairs that do the same, the best."""
-    named: dict[frozenset[str], str] = {}
-    for finding in sorted((f for f in broken if f.kind == "repair"), key=_first_simple):
-        kinds = _kinds(finding.name)
-        if not any(kinds & other for other in named):
-            named[kinds] = finding.name
-    for name in named.values():
+    """For each pipeline the repair that brings most back, and others that cannot be told apart from it.
+
+    A worse repair of the same input mends a part of the same fault, so it is not named.
+    """
+    repairs = sorted((f for f in broken if f.kind == "repair"), key=_simplest)
+    named: dict[str, frozenset[str]] = {}
+    for finding in repairs:
+        best = next(f for f in repairs if f.preprocessing == finding.preprocessing)
+        parts = _parts(finding.name)
+        if finding.damage >= best.damage - finding.tolerance and not any(parts & other for other in named.values()):
+            named[finding.name] = parts
+    for name in named:
         title, how = _mending(name)
-        yield _Rule(name=name, title=title, how=how, calls=lambda f, n=name: f.kind == "repair" and f.name == n)
+        yield _Rule(name=name, title=title, how=how, calls=partial(_is_repair, name), surcharge=_surcharge(name))
 
 
-def _first_simple(finding: Finding) -> float:
-    """By what it brings back; a repair more has to bring back as much more as is tolerated."""
-    return finding.tolerance * finding.name.count("+") - finding.damage
+def _is_repair(name: str, finding: Finding) -> bool:
+    return finding.kind == "repair" and finding.name == name
 
 
-def _kinds(name: str) -> frozenset[str]:
+def _simplest(finding: Finding) -> float:
+    """By what it brings back, less what a repair that explains too much, or is unusual, must bring beyond others."""
+    return _surcharge(finding.name) * finding.tolerance - finding.damage
+
+
+def _surcharge(name: str) -> float:
+    """In tolerances: one for each further repair and for unusual constants, half for statistics: they absorb shifts."""
+    odd = [part for part in name.split("+") if part.startswith("normalised_as_") and part not in USUAL]
+    return name.count("+") + len(odd) + 0.5 * (name == STATISTICS)
+
+
+def _parts(name: str) -> frozenset[str]:
     """What a repair changes: all sets of constants are one kind, and so are all curves of tone."""
     parts = {"normalisation" if part.startswith("normalised_as_") else part for part in name.split("+")}
     return frozenset("tone" if "gamma" in part or "range" in part else part for part in parts)
 
 
 def _mending(name: str) -> tuple[str, str]:
-    if name == "batchnorm_statistics":
+    if name == STATISTICS:
         return (
             "Estimate the BatchNorm statistics anew",
             "holdfast.weights.batchnorm.recalibrate(model, training batches) before export: the stored statistics do "
@@ -206,7 +232,7 @@ STANDING: tuple[_Rule, ...] = (
     ),
     _Rule(
         name="ema", title="Average the weights over training",
-        how="an exponential average sits in a flatter place; it costs nothing", calls=lambda f: True, weight=0.3,
+        how="an exponential average sits in a flatter place; it costs nothing", calls=_disturbance, weight=0.3,
         recipe={"averages": {"ema": {}}},
     ),
 )  # fmt: skip

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.core.contracts import Measurement, Outputs, Subject
+from holdfast.core.contracts import Measurement, Outputs, Probe, Subject
 from holdfast.core.discover import build
 from holdfast.core.errors import BackendError
 from holdfast.core.fingerprint import config_hash
@@ -64,13 +64,14 @@ def run_probe(order: Order, planned: Planned, deadline: float | None, piece: int
     if deadline is not None and time.time() > deadline:
         return None
     patient = _patient(order)
-    probe, notes = build("probe", planned.spec), []
+    notes: list[str] = []
     with ExitStack() as closing:
         while True:
             bench = bench_of(order, patient, planned.on, closing, notes)
             bench.piece = piece
             try:
-                found, cut = _watched(bench.model, partial(_until, probe.run(bench), deadline, advance), notes)
+                rows = _in_pieces(build("probe", planned.spec), piece).run(bench)
+                found, cut = _watched(bench.model, partial(_until, rows, deadline, advance), notes)
                 break
             except Exception as error:  # allocators have no common error
                 if not out_of_memory(error) or piece == 1:
@@ -81,6 +82,12 @@ def run_probe(order: Order, planned: Planned, deadline: float | None, piece: int
     if cut:
         notes.append("cut short: its time was over")
     return Done(measurements=tuple(found), notes=tuple(notes), cut=cut)
+
+
+def _in_pieces(probe: Probe, piece: int) -> Probe:
+    """A probe that has a say in how many samples it takes at once takes at most that many."""
+    own = getattr(probe, "piece", None)
+    return replace(probe, piece=min(own, piece)) if isinstance(own, int) else probe  # type: ignore[type-var]  # a dataclass
 
 
 def _until(rows: Iterable[Measurement], deadline: float | None, advance: Advance) -> tuple[list[Measurement], bool]:
@@ -173,7 +180,7 @@ def _examples(order: Order, patient: Patient) -> tuple[tuple[Tensor, ...], list[
     tables = [patient.tables.open(split, pipeline) for split in ("calibration", "train", order.split)]
     table = next(found for found in tables if found is not None)
     chosen = torch.linspace(0, len(table) - 1, min(CALIBRATION_SAMPLES, len(table))).long()
-    parts = [task.inputs(table.batch(part)) for part in chosen.split(16)]
+    parts = [task.inputs(table.batch(chosen[i : i + 16])) for i in range(0, len(chosen), 16)]
     return task.inputs(table.batch(torch.arange(min(2, len(table))))), parts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from holdfast.core.contracts import Batch, Measurement, Metric, Subject
 from holdfast.core.space import Leaf
-from holdfast.explain_drift.domain import DOMAINS, Domain
+from holdfast.explain_drift.domain import DOMAINS, Domain, guess_domain
 from holdfast.probes.bench import Bench
 from holdfast.weights.batchnorm import has_statistics, recalibrate
 
@@ -30,7 +31,8 @@ class InputRepair:
 
     A wrong channel order, missing or wrong normalisation, values 0..255 for 0..1, limited for full range, a mirrored or
     inverted picture: each is undone as if it were there, and the labels tell whether it was. Repairs start from grey
-    levels, which the input space of the task declares. The two that help most are also tried together.
+    levels, which the input space of the task declares; where the values themselves look like another normalisation,
+    what was declared is tried on them too. The two repairs that help most are also tried together.
     BatchNorm statistics are estimated anew on inputs of the same pipeline, without labels: what that brings back was
     lost to stale statistics (or, under another pipeline than the first, to a shift that they can absorb).
 
@@ -88,15 +90,20 @@ def repairs(leaf: Leaf, image: Tensor) -> dict[str, Repair]:
     if channels == 3:
         found["channel_order"] = lambda x: _kept(leaf, _levels(leaf, x).flip(1))
     for domain in _domains(channels):
-        found[f"normalised_as_{domain.name}"] = lambda x, d=domain: _stored(d, _levels(leaf, x))
+        found[f"normalised_as_{domain.name}"] = partial(_normalised, leaf, domain)
+    found[_declared(leaf, image)] = partial(_as_declared, leaf, guess_domain(image.transpose(0, 1).flatten(1, 2)))
     for name, change in TONES.items():
-        found[name] = lambda x, c=change: _kept(leaf, c(_levels(leaf, x)))
+        found[name] = partial(_toned, leaf, change)
     found["smoothed"] = _smoothed
     found["mirrored"] = lambda x: x.flip(3)
     found["upside_down"] = lambda x: x.flip(2)
     if square:
         found["rows_and_columns_exchanged"] = lambda x: x.mT
-    return {name: repair for name, repair in found.items() if not torch.equal(repair(image[:2]), image[:2])}
+    return {name: repair for name, repair in found.items() if not _same(repair(image[:2]), image[:2])}
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 TONES: dict[str, Repair] = {
@@ -115,6 +122,26 @@ def _domains(channels: int) -> Iterator[Domain]:
             yield domain
             if len(set(domain.mean)) > 1:
                 yield domain.reversed()
+
+
+def _normalised(leaf: Leaf, domain: Domain, x: Tensor) -> Tensor:
+    return _stored(domain, _levels(leaf, x))
+
+
+def _toned(leaf: Leaf, change: Repair, x: Tensor) -> Tensor:
+    return _kept(leaf, change(_levels(leaf, x)))
+
+
+def _declared(leaf: Leaf, image: Tensor) -> str:
+    """The repair that gives the declared normalisation to values that have another one, by its constants."""
+    levels = torch.zeros_like(image[:1, :, :1, :1]) + 100
+    wanted = _kept(leaf, levels)
+    alike = [d.name for d in _domains(image.shape[1]) if torch.allclose(_stored(d, levels), wanted, rtol=1e-3)]
+    return f"normalised_as_{alike[0] if alike else 'declared'}"
+
+
+def _as_declared(leaf: Leaf, looks_like: Domain, x: Tensor) -> Tensor:
+    return _kept(leaf, looks_like.levels(x))
 
 
 def _levels(leaf: Leaf, x: Tensor) -> Tensor:
@@ -154,7 +181,11 @@ def _combined(singles: dict[str, Repair], found: dict[str, float], together: int
         pairs.append(("channel_order", constants[0]))
     # Everything but the normalisation itself works on what is stored as declared, so that comes last.
     ordered = dict.fromkeys((b, a) if _normalises(a) else (a, b) for a, b in pairs)
-    return {f"{a}+{b}": lambda x, f=singles[a], g=singles[b]: g(f(x)) for a, b in ordered if not _normalises(a)}
+    return {f"{a}+{b}": partial(_both, singles[a], singles[b]) for a, b in ordered if not _normalises(a)}
+
+
+def _both(first: Repair, second: Repair, x: Tensor) -> Tensor:
+    return second(first(x))
 
 
 def _normalises(name: str) -> bool:

@@ -17,7 +17,7 @@ from holdfast.probes.bench import Bench
 
 __all__ = ["InputDrift"]
 
-SMALLEST_PX = 24
+SMALLEST_PX = 8
 
 
 @dataclass(frozen=True, kw_only=True)

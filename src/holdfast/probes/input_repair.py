@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from holdfast.core.contracts import Batch, Measurement, Metric, Subject
+from holdfast.core.errors import InputError
 from holdfast.core.space import Leaf
 from holdfast.explain_drift.domain import DOMAINS, Domain, guess_domain
 from holdfast.probes.bench import Bench
@@ -49,7 +50,9 @@ class InputRepair:
 
     def run(self, bench: Bench) -> Iterable[Measurement]:
         """One row per pipeline and repair; the condition is the repair."""
-        [metric, *_] = bench.metrics("sample")
+        metric = next(iter(bench.metrics("sample")), None)
+        if metric is None:
+            raise InputError("the task has no metric per sample", where="input_repair", fix="give it one")
         for pipeline in bench.preprocessing:
             if bench.table(self.split, pipeline) is None:
                 continue
@@ -63,13 +66,15 @@ class InputRepair:
                 continue
             found: dict[str, float] = {}
             singles = repairs(leaf, image)
+            mark = f"{path}: " if len(bench.task.space.leaves) > 1 else ""
             for name, repair in singles.items():
-                row = self._row(bench, bench.eager, metric, pipeline, _repaired(bench, batch, path, repair), name)
+                changed = _repaired(bench, batch, path, repair)
+                row = self._row(bench, bench.eager, metric, pipeline, changed, mark + name)
                 found[name] = row.row.value * (1 if metric.better == "higher" else -1)
                 yield row
             for name, repair in _combined(singles, found, self.together).items():
                 changed = _repaired(bench, batch, path, repair)
-                yield self._row(bench, bench.eager, metric, pipeline, changed, name)
+                yield self._row(bench, bench.eager, metric, pipeline, changed, mark + name)
         if self.statistics and bench.stand_in is None and has_statistics(bench.model):
             yield self._row(bench, _recalibrated(bench, self.split, pipeline), metric, pipeline, batch, STATISTICS)
 

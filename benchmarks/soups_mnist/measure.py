@@ -1,6 +1,6 @@
 """Soups and WiSE-FT on MNIST, fine-tuned to MNIST turned by 40 degrees; and what a greedy soup costs.
 
-OMP_NUM_THREADS=1 python benchmarks/soups_mnist/measure.py FOLDER_OF_MNIST > benchmarks/soups_mnist/log.txt
+OMP_NUM_THREADS=1 python -m benchmarks.soups_mnist.measure FOLDER_OF_MNIST > benchmarks/soups_mnist/log.txt
 
 Images are averaged to 14 x 14, the network is an MLP 196-128-128-10. Base: 20 000 upright images. Fine-tuning: 1500
 turned ones. Selection: 5000 turned and 5000 upright ones that training has not seen. Reported: the test set.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from benchmarks.tally import Tally
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -152,12 +153,18 @@ def interval(values: list[float]) -> str:
     return f"{found.estimate:6.2f} ({found.low:.2f} .. {found.high:.2f})"
 
 
-def sweeps(data: dict[str, Split], bases: list[State]) -> None:
+def sweeps(data: dict[str, Split], bases: list[State], tally: Tally) -> None:
     for name, low, high in (("narrow, within a factor 3", -3.0, -2.52), ("wide, 10^-3.7 .. 10^-2.3", -3.7, -2.3)):
         print(f"\nsweep {name}: 10 ingredients, accuracy %, mean and 95 % t interval over {len(SEEDS)} seeds")
         runs = [
             one_sweep(base, tuned(base, data["tune"], 10, low, high, seed), data) for seed, base in enumerate(bases)
         ]
+        for seed, run in enumerate(runs):
+            for row in run:
+                for k, domain in enumerate(("turned", "upright")):
+                    metric = ("members", "ingredients")[k] if row.startswith("members") else "accuracy"
+                    tally.add(seed, row, metric, run[row][k] / (1 if metric != "accuracy" else 100),
+                              pipeline=domain, condition=name.split(",")[0])  # fmt: skip
         for row in runs[0]:
             turned_, upright = ([run[row][k] for run in runs] for k in range(2))
             print(f"  {row:22} turned {interval(turned_)}, upright {interval(upright)}")
@@ -167,7 +174,7 @@ def sweeps(data: dict[str, Split], bases: list[State]) -> None:
                   f"({gap.interval.low:+.2f} .. {gap.interval.high:+.2f}), p = {gap.p:.3f}")  # fmt: skip
 
 
-def strangers(data: dict[str, Split]) -> None:
+def strangers(data: dict[str, Split], tally: Tally) -> None:
     print(f"\nthree networks from scratch on the turned images, {len(SEEDS)} seeds")
     single, averaged, verdicts = [], [], []
     for seed in SEEDS:
@@ -177,6 +184,8 @@ def strangers(data: dict[str, Split]) -> None:
             states.append(fit(network(), data["tune"], lr=1e-3, epochs=20, seed=seed))
         single.append(sum(accuracy(state, data["test"]) for state in states) / 3)
         averaged.append(accuracy(mean(states), data["test"]))
+        for row, value in (("one of them", single[-1]), ("uniform", averaged[-1])):
+            tally.add(seed, row, "accuracy", value / 100, pipeline="turned", condition="from scratch")
         asked = exam(data["select"], loss=True)
         sheets = [asked.sheet(state) for state in states]
         verdicts += [measure_barrier(sheets[0], sheet).verdict for sheet in sheets[1:]]
@@ -184,7 +193,7 @@ def strangers(data: dict[str, Split]) -> None:
     print(f"  barrier check before averaging, on 512 samples: {verdicts.count('blocked')} of {len(verdicts)} blocked")
 
 
-def wise(data: dict[str, Split], bases: list[State]) -> None:
+def wise(data: dict[str, Split], bases: list[State], tally: Tally) -> None:
     print(f"\nWiSE-FT from base to the best of five fine-tunes at 10^-2.7, {len(SEEDS)} seeds, accuracy %")
     gains, alphas, tables = [], [], []
     for seed, base in enumerate(bases):
@@ -195,6 +204,9 @@ def wise(data: dict[str, Split], bases: list[State]) -> None:
         alphas.append(path.best)
         states = [lerp(base, best, point.alpha) for point in path.points]
         tables.append([(accuracy(s, data["test"]), accuracy(s, data["test upright"])) for s in states])
+        for point, row in zip(path.points, tables[-1], strict=True):
+            for domain, value in zip(("turned", "upright"), row, strict=True):
+                tally.add(seed, f"alpha {point.alpha:.1f}", "accuracy", value / 100, pipeline=domain, condition="path")
         means = [sum(row) / 2 for row in tables[-1]]
         gains.append(means[round(10 * path.best)] - max(means[0], means[-1]))
     for k in range(11):
@@ -236,9 +248,11 @@ def main() -> None:
     print(environment())
     data = load(Path(sys.argv[1]))
     bases = [base_model(data, seed) for seed in SEEDS]
-    sweeps(data, bases)
-    strangers(data)
-    wise(data, bases)
+    tally = Tally(Path(__file__).parent)
+    sweeps(data, bases, tally)
+    strangers(data, tally)
+    wise(data, bases, tally)
+    tally.keep()
     cost(data, bases[0])
 
 

@@ -211,6 +211,47 @@ def test_the_path_is_measured_on_several_domains_and_drawn(kitchen: Path, tmp_pa
     assert all(word in picture for word in ("start", "end", "best mean"))
 
 
+def test_the_path_is_measured_as_it_ships_and_reported_on_another_split(kitchen: Path, tmp_path: Path) -> None:
+    out = tmp_path / "wise.safetensors"
+    ends = (kitchen / "base.safetensors", kitchen / "tuned" / "3.safetensors")
+    walked = ("--wise-ft", "--alphas", "0,0.5,1", "--batchnorm", "average")
+    domains = ("--domain", "select", "--domain", "select@emulated:bf16")
+    assert average(kitchen, out, *ends, *walked, *domains) == 0
+    _, told = files.load(out)
+    assert told["domains"] == ["accuracy on select", "accuracy on select as emulated:bf16"]
+    for row in told["path"]:
+        assert abs(row["select"] - row["select@emulated:bf16"]) < 0.03
+    assert told["report"]["score"] == "accuracy on report"
+    assert average(kitchen, out, *ends, *walked, "--domain", "select", "--domain", "report") == 0
+    assert "report" not in files.load(out)[1]
+
+
+@pytest.mark.parametrize(
+    ("subject", "message"), [("emulated:fp3", "emulated"), ("nowhere:fp16", "no backend 'nowhere'")]
+)
+def test_a_precision_that_cannot_run_is_refused(
+    kitchen: Path, tmp_path: Path, subject: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends = (kitchen / "base.safetensors", kitchen / "tuned" / "3.safetensors")
+    assert average(kitchen, tmp_path / "w.safetensors", *ends, "--wise-ft", "--domain", f"select@{subject}") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_split_that_chose_is_not_reported(kitchen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("select", "val"):
+        arguments = (kitchen / "tuned", "--method", "greedy", "--report-split", split)
+        assert average(kitchen, tmp_path / "o.safetensors", *arguments) == 2
+        assert f"split '{split}' chose" in capsys.readouterr().err
+    assert not (tmp_path / "o.safetensors").exists()
+
+
+def test_the_margin_among_statistics_is_stated(kitchen: Path, tmp_path: Path) -> None:
+    out = tmp_path / "soup.safetensors"
+    assert average(kitchen, out, kitchen / "tuned", "--margin", "1") == 0
+    told = files.load(out)[1]["batchnorm"]
+    assert (told["margin"], told["chosen"], told["ties"][0]) == (1.0, "recalibrate", "recalibrate")
+
+
 def test_a_path_without_a_task_becomes_files(kitchen: Path, tmp_path: Path) -> None:
     ends = (kitchen / "base.safetensors", kitchen / "tuned" / "0.safetensors")
     assert average(kitchen, tmp_path / "w.safetensors", *ends, "--wise-ft", "--alphas", "0,0.5,1", task=False) == 0

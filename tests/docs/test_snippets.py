@@ -38,6 +38,14 @@ def test_readme_snippets_run_one_after_the_other(tmp_path: Path, monkeypatch: py
     assert load(tmp_path / "averaged.pt")[0].keys() == names["model"].state_dict().keys()
 
 
+def test_snippets_about_weights_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks(ROOT / "docs" / "weights.md", "python"):
+        exec(compile(block, "weights.md", "exec"), names)
+    assert load(tmp_path / "ema.safetensors")[1]["average"] == "ema"
+
+
 def test_the_task_and_the_study_of_the_guide_run_to_a_report(tmp_path: Path) -> None:
     page = ROOT / "docs" / "your_task.md"
     (tmp_path / "halves_task.py").write_text(blocks(page, "python")[0], encoding="utf-8")

@@ -15,6 +15,7 @@ from torch import nn
 
 from holdfast.core.errors import InputError
 from holdfast.weights import files
+from holdfast.weights.stream import average_files
 
 
 def small_state(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -180,6 +181,23 @@ def test_a_malicious_pickle_is_refused_and_not_executed(
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "legacy.pt", "model.safetensors.index.json"])
+def test_a_truncated_ingredient_is_refused_with_its_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name.startswith("legacy"):
+        write_legacy(path)
+    elif name.endswith("json"):
+        write_shards(tmp_path)
+    else:
+        files.save(path, {"a": torch.ones(2)})
+    content = path.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(InputError, match=name.replace(".", r"\.")):
+            average_files([path], tmp_path / "out.safetensors", hashes=False)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def fuzzed_headers() -> list[bytes]:
     """200 damaged safetensors files: wrong lengths, broken JSON, wrong shapes, offsets and dtypes, random bytes."""
     rng = np.random.default_rng(0)
@@ -228,6 +246,38 @@ def test_two_hundred_fuzzed_headers_give_clear_errors(tmp_path: Path) -> None:
     assert all(name in message and len(message) < 1000 for name, message in messages)
     assert len(messages) >= 150
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory_before < 64 * 1024  # KiB
+
+
+def test_two_hundred_fuzzed_ingredients_give_clear_errors(tmp_path: Path) -> None:
+    messages, memory_before = [], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for index, content in enumerate(fuzzed_headers()):
+        path = tmp_path / f"fuzz{index}.safetensors"
+        path.write_bytes(content)
+        try:
+            average_files([path], tmp_path / "out.safetensors", hashes=False)
+        except InputError as error:
+            messages.append((path.name, str(error)))
+    assert all(name in message and len(message) < 1000 for name, message in messages)
+    assert len(messages) >= 150
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory_before < 64 * 1024  # KiB
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_spoilt_torch_files_are_read_or_refused(tmp_path: Path, zipped: bool) -> None:
+    torch.save({"state_dict": small_state()}, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+    whole, rng = (tmp_path / "w.pt").read_bytes(), np.random.default_rng(0)
+    messages = []
+    for _ in range(200):
+        spoilt = bytearray(whole)
+        for place in rng.integers(0, len(whole), size=8):
+            spoilt[place] = int(rng.integers(0, 256))
+        (tmp_path / "w.pt").write_bytes(spoilt)
+        try:
+            files.load(tmp_path / "w.pt", finite=False)
+        except InputError as error:
+            messages.append(str(error))
+    assert all("w.pt" in message for message in messages)
+    assert len(messages) > 50
 
 
 def test_missing_files_unknown_suffixes_and_foreign_content_are_refused(tmp_path: Path) -> None:

@@ -57,6 +57,9 @@ class Statistics(StrEnum):
     keep = "keep"
 
 
+_DOMAIN = "Measured along the path: split, split/pipeline or split/pipeline@backend:precision. Repeatable."
+
+
 def average(
     checkpoints: Annotated[list[Path], typer.Argument(help="Files, sharded folders, or folders of checkpoints.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("average.safetensors"),
@@ -64,7 +67,7 @@ def average(
     wise_ft: Annotated[bool, typer.Option("--wise-ft", help="Walk from the first checkpoint to the second.")] = False,
     alphas: Annotated[str, typer.Option(help="Points of the path: first:last:count, or a,b,c.")] = "0:1:11",
     head: Annotated[list[str] | None, typer.Option(help="Prefix of a new head: not interpolated. Repeatable.")] = None,
-    domain: Annotated[list[str] | None, typer.Option(help="split or split/pipeline, measured along the path.")] = None,
+    domain: Annotated[list[str] | None, typer.Option(help=_DOMAIN)] = None,
     fisher: Annotated[bool, typer.Option("--fisher", help="Weigh the path by Fisher values.")] = False,
     task: Annotated[str, typer.Option(help="A built-in task, file.py:name or package.module:name.")] = "",
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets; default: $HOLDFAST_DATA.")] = None,
@@ -75,6 +78,7 @@ def average(
     risk: Annotated[float, typer.Option(help="Greedy: chance of a wrong early decision; 0: none early.")] = 0.01,
     barrier: Annotated[Barriers, typer.Option(help="Ingredients of another basin.")] = Barriers.refuse,
     batchnorm: Annotated[Statistics, typer.Option(help="BatchNorm statistics; needs a task.")] = Statistics.auto,
+    margin: Annotated[float, typer.Option(help="BatchNorm auto: difference of scores that counts as none.")] = 0.0,
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Learned: coefficients for every tensor.")] = False,
     width: Annotated[float, typer.Option(help="Post-hoc EMA: share of the run that it looks back.")] = 0.1,
     anchor: Annotated[Path | None, typer.Option(help="Model Stock: the weights before fine-tuning.")] = None,
@@ -93,12 +97,13 @@ def average(
     order = Order(
         paths=expand(checkpoints), exams=_exams(task, metric, batchnorm), select_split=select_split,
         rules=GreedyRules(accept=accept.value, risk=risk, barrier=barrier.value),
-        learned=LearnedRules(per_layer=per_layer), anchor=anchor, key=key or None,
+        learned=LearnedRules(per_layer=per_layer), anchor=anchor, margin=margin, key=key or None,
         advance=lambda label: print(f"  {label}", file=sys.stderr),
     )  # fmt: skip
     try:
         if wise_ft:
-            record = _walk(order, out, _numbers(alphas), head or [], domain or [select_split], fisher)
+            domains = domain or [select_split]
+            record = _walk(order, out, _numbers(alphas), head or [], domains, fisher=fisher, report_split=report_split)
         elif method is Method.posthoc_ema:
             record = _posthoc(order, out, width)
         elif method is Method.uniform and order.exams is None:
@@ -158,9 +163,10 @@ def _merge(order: Order, out: Path, method: str, report_split: str) -> dict[str,
 
 
 def _walk(
-    order: Order, out: Path, alphas: list[float], heads: list[str], domains: list[str], fisher: bool
-) -> dict[str, Any]:
-    from holdfast.cli.averaging import walk
+    order: Order, out: Path, alphas: list[float], heads: list[str], domains: list[str], *, fisher: bool,
+    report_split: str,
+) -> dict[str, Any]:  # fmt: skip
+    from holdfast.cli.averaging import report, walk
     from holdfast.weights import files
 
     if len(order.paths) != 2:
@@ -168,6 +174,9 @@ def _walk(
     if order.exams is None:
         return _bare_path(order, out, alphas, heads)
     path, record = walk(order, order.exams, alphas, heads, domains, fisher=fisher)
+    walked = {name.partition("@")[0].partition("/")[0] for name in domains}
+    if report_split and report_split not in walked and order.exams.has(report_split):
+        record["report"] = report(order, order.exams, path.state, record, report_split)
     files.save(out, path.state, record)
     picture = out.with_suffix(".svg")
     _draw(path, picture)

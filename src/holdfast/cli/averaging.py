@@ -41,6 +41,7 @@ class Order:
         rules: of the greedy soup, and what to do about barriers.
         learned: of the learned soup.
         anchor: the weights before fine-tuning, for Model Stock.
+        margin: difference of scores that counts as none when BatchNorm statistics are measured.
         key: nested state dict of ``.pt`` files.
         advance: called with a label for every step done.
     """
@@ -51,6 +52,7 @@ class Order:
     rules: GreedyRules = field(default_factory=GreedyRules)
     learned: LearnedRules = field(default_factory=LearnedRules)
     anchor: Path | None = None
+    margin: float = 0.0
     key: str | None = None
     advance: Callable[[str], None] = lambda _: None
 
@@ -107,7 +109,7 @@ def _settle(order: Order, exams: TaskExams, state: State) -> tuple[Weights, dict
     last = order.load(order.paths[0]) if policy in ("keep", "auto") else None
     return settle_statistics(
         exams.model, state, last=last, policy=policy, batches=exams.training_batches, score=score,
-        forward=exams.task.forward,
+        forward=exams.task.forward, margin=order.margin,
     )  # fmt: skip
 
 
@@ -199,7 +201,7 @@ def walk(
 ) -> tuple[WeightPath, dict[str, Any]]:  # fmt: skip
     """The measured path from the first checkpoint to the second, and the record of its best point."""
     start, end = (order.load(path) for path in order.paths)
-    measured = {name: exams.exam(*name.split("/", 1)) for name in domains}
+    measured = {name: exams.domain(name) for name in domains}
     fishers = (fisher_of(exams, {**end, **start}), fisher_of(exams, end)) if fisher else None
     path = walk_path(
         start, end, measured, alphas=alphas, heads=heads, fishers=fishers,
@@ -215,7 +217,13 @@ def walk(
 
 
 def report(order: Order, exams: TaskExams, state: State, record: dict[str, Any], split: str) -> dict[str, Any]:
-    """Scores of the result, and of the best single ingredient, on a split that chose nothing."""
+    """Scores of the result, and of the best single ingredient, on a split that chose nothing.
+
+    Raises:
+        InputError: the split did choose something.
+    """
+    if split in (order.select_split, "val"):
+        raise InputError(f"split {split!r} chose, its score flatters", where="--report-split", fix="name another")
     exam = replace(exams.exam(split), prepare=None)  # the statistics are settled
     soup = exam.sheet(state)
     told: dict[str, Any] = {

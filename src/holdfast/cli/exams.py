@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from holdfast.core.contracts import Batch, Metric, Task
-from holdfast.core.errors import InputError, nearest
+from holdfast.core.errors import BackendError, InputError, nearest
 from holdfast.data.table import Table, sensor_batch
+from holdfast.deploy.subjects import open_subject
 from holdfast.weights.batchnorm import Policy, has_statistics, recalibrate
 from holdfast.weights.exam import Exam
 
@@ -21,6 +25,8 @@ __all__ = ["TaskExams"]
 BATCH = 64
 RECALIBRATION_SAMPLES = 4096
 """Training samples from which BatchNorm statistics are estimated; their error is 1/64 of a deviation."""
+CALIBRATION_SAMPLES = 128
+"""Samples from which int8 ranges are measured."""
 
 
 @dataclass(kw_only=True)
@@ -54,6 +60,18 @@ class TaskExams:
         if named[name].better == "neither":
             raise InputError(f"{name!r} has no direction", where=f"task {self.task.name!r}", fix="choose another")
         return named[name]
+
+    def domain(self, spec: str) -> Exam:
+        """The metric on ``split``, ``split/pipeline`` or, as it ships, ``split/pipeline@backend:precision``.
+
+        Raises:
+            InputError: no such split or pipeline.
+            BackendError: when it is measured: no such back-end here, or it lacks the precision.
+        """
+        data, _, subject = spec.partition("@")
+        split, _, pipeline = data.partition("/")
+        exam = self.exam(split, pipeline or "train")
+        return self._deployed(exam, subject) if subject else exam
 
     def exam(self, split: str, pipeline: str = "train") -> Exam:
         """The metric on a split under a pipeline, over the samples to which it applies."""
@@ -131,6 +149,27 @@ class TaskExams:
         if not parts:
             raise InputError("is empty", where=f"split {split!r} of task {self.task.name!r}")
         return Table(tree_map(lambda *pieces: torch.cat(pieces), *parts))
+
+    def _deployed(self, exam: Exam, spec: str) -> Exam:
+        """The same exam, answered by a back-end that is prepared anew for each candidate."""
+
+        def measure(model: nn.Module, indices: Tensor) -> Tensor:
+            table = self.table("calibration" if self.has("calibration") else "train", "train")
+            few = torch.linspace(0, len(table) - 1, min(CALIBRATION_SAMPLES, len(table))).long()
+            calibration = [self.task.inputs(table.batch(part)) for part in few.split(BATCH)]
+            with TemporaryDirectory() as folder:
+                example = self.task.inputs(table.batch(few[:2]))
+                subject = open_subject(spec, model, example, calibration, Path(folder))
+                try:
+                    if not subject.executed.startswith(subject.precision):
+                        raise BackendError(f"{subject.executed} executed instead", where=spec, fix="name what can run")
+                    # A task's forward takes whatever can be called in the model's place.
+                    running = cast(nn.Module, subject.run)
+                    return torch.cat([exam.measure(running, part) for part in indices.split(BATCH)])
+                finally:
+                    subject.close()
+
+        return replace(exam, measure=measure, block=exam.size, name=f"{exam.name} as {spec}")
 
     def _prepare(self) -> Callable[[nn.Module], object] | None:
         if self.policy in ("keep", "average") or not has_statistics(self.model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,8 @@ def export(
 ) -> None:
     """Export to ONNX: batch normalisation folded, batch size dynamic, outputs compared with the model's.
 
-    Beside ``model.onnx`` stands ``model.json``: weights, input range, versions, hazards found in the graph.
+    Beside ``model.onnx`` stands ``model.json``: weights, input range, versions, hazards found in the graph. Raw weights
+    that lie beside an average of the same model are exported with a warning.
     """
     from holdfast.core.contracts import PrecisionPlan
     from holdfast.core.progress import Progress
@@ -37,9 +39,13 @@ def export(
     from holdfast.deploy.quantise import Quantiser, quantise
     from holdfast.verify.cells import Cells
     from holdfast.verify.order import Order, load_source
+    from holdfast.weights.provenance import averages_beside
 
     use_data(data)
     source = load_source(weights, task)
+    passed_over = averages_beside(weights)
+    for average in passed_over:
+        print(f"WARNING: these are raw weights, though an average exists: {average}", file=sys.stderr)
     wanted = read_plan(plan) if plan else PrecisionPlan(default=precision)
     if wanted.default not in ("fp32", "fp16", "int8"):
         raise InputError(f"no precision {wanted.default!r}", where="export", fix="one of fp32, fp16, int8")
@@ -59,6 +65,7 @@ def export(
         out, source.task, source.model, pipeline=pipeline, precision=wanted.default, about=source.about,
         folded=graph.folded,
     )  # fmt: skip
+    described["weights"]["averages_passed_over"] = passed_over
     with atomic_path(out.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(described, indent=1), encoding="utf-8")
     print(f"{out}: {described['graph']['nodes']} nodes, {wanted.default}, opset {described['graph']['opset']}")

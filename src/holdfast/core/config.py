@@ -47,7 +47,8 @@ class Training(_Frozen):
         lr: peak learning rate.
         momentum: of SGD; ignored by Adam.
         weight_decay: decoupled for AdamW.
-        schedule: ``one_cycle``, ``cosine``, ``constant`` or ``step`` (x 0.1 at 1/2 and 3/4).
+        schedule: ``one_cycle``, ``cosine``, ``constant``, ``step`` (x 0.1 at 1/2 and 3/4), ``swa`` (down to a tenth,
+            constant in the last quarter) or ``cyclic`` (a cosine an epoch, down to a hundredth).
         clip_norm: largest gradient norm, or null.
         checkpoint_seconds: how much work a kill may cost.
     """
@@ -58,7 +59,7 @@ class Training(_Frozen):
     lr: float = Field(3e-3, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-2, ge=0)
-    schedule: Literal["one_cycle", "cosine", "constant", "step"] = "one_cycle"
+    schedule: Literal["one_cycle", "cosine", "constant", "step", "swa", "cyclic"] = "one_cycle"
     clip_norm: float | None = Field(None, gt=0)
     checkpoint_seconds: float = Field(5.0, ge=0)
 
@@ -71,6 +72,8 @@ class Recipe(_Frozen):
         surgery: plug-ins of ``surgery/`` in order.
         perturbation: one plug-in of ``methods/`` that perturbs weights, or null.
         averages: plug-ins of ``weights/`` by the name of the weights they give, e.g. ``{"ema": {"decay": 0.99}}``.
+        batchnorm: statistics of the averages: ``average`` them like weights, ``keep`` the last iterate's,
+            ``recalibrate`` on training data, or ``auto``: whichever measures best on the ``val`` split.
         training: fields of `Training` that this recipe overrides.
         guard: options of `holdfast.train.guard.Guard`, e.g. ``{"samples": 64}``, which then watches adversarial
             training on the ``val`` split and keeps the weights ``best_robust``; null for none.
@@ -81,6 +84,7 @@ class Recipe(_Frozen):
     surgery: tuple[PlugIn, ...] = ()
     perturbation: PlugIn | None = None
     averages: PlugIn = Field(default_factory=dict)
+    batchnorm: Literal["average", "keep", "recalibrate", "auto"] = "average"
     training: dict[str, Any] = Field(default_factory=dict)
     guard: dict[str, Any] | None = None
     note: str = ""

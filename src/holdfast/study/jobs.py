@@ -21,6 +21,7 @@ from holdfast.core.options import call
 from holdfast.data.table import Table, materialise, open_table
 from holdfast.deploy.subjects import open_subject
 from holdfast.probes.bench import Bench, RunLabel
+from holdfast.study.averages import settle_averages
 from holdfast.study.plan import MeasureCell, Plan, TableCell, TrainCell, methods_of
 from holdfast.train.guard import Guard
 from holdfast.train.loop import EXAMPLE_SAMPLES, TrainingRun, build_initial, train
@@ -101,9 +102,13 @@ def run_training(context: Context, cell: TrainCell, advance: Advance) -> list[Me
         advance=advance,
     )
     weights, facts = train(task, objective, run)
+    records: dict[str, dict[str, Any]] = {}
+    if recipe.averages:
+        weights, records = settle_averages(recipe, task, _deployable(context, cell), weights, train=table,
+                                           val=context.table("val", "train"))  # fmt: skip
     for name, state in weights.items():
-        about = {"kind": name, "recipe": cell.recipe, "study": study.name,
-                 "init_seed": str(cell.init_seed), "order_seed": str(cell.order_seed)}  # fmt: skip
+        about = {"kind": name, "recipe": cell.recipe, "study": study.name, "init_seed": str(cell.init_seed),
+                 "order_seed": str(cell.order_seed), **records.get(name, {})}  # fmt: skip
         files.save(weights_path(context.out, cell, name), state, about)
     return list(_training_rows(context, cell, objective, facts))
 
@@ -141,15 +146,21 @@ def bench_of(context: Context, training: TrainCell, weights: str) -> Bench:
 
 def _stripped(context: Context, training: TrainCell, weights: str) -> nn.Module:
     """The deployable model with trained weights, in eval mode."""
+    model = _deployable(context, training)
+    state, _ = files.load(weights_path(context.out, training, weights))
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _deployable(context: Context, training: TrainCell) -> nn.Module:
+    """An instance of the deployable model."""
     objective = _objective(context, training)
     model = build_initial(context.task(), training.init_seed)
     if objective.surgery:
         model = objective.strip(
             objective.prepare(model, _required(context.table("train", "train")).batch(torch.arange(2)))
         )
-    state, _ = files.load(weights_path(context.out, training, weights))
-    model.load_state_dict(state)
-    return model.eval()
+    return model
 
 
 def _redrawn(context: Context, training: TrainCell, seed: int) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
-from holdfast.core.config import PlugIn, Study
+from holdfast.core.config import PlugIn, Recipe, Study
 from holdfast.core.contracts import Method, Task, UsesUnlabelled, UsesVariants
 from holdfast.core.discover import build, plugin_module, task_roots
 from holdfast.core.errors import InputError
@@ -21,7 +21,7 @@ from holdfast.data.table import sensor_batch
 __all__ = ["MeasureCell", "Plan", "TableCell", "TrainCell", "make_plan", "methods_of"]
 
 SPLITS = ("train", "val", "select", "report", "select_sequence", "report_sequence", "calibration")
-CORE_OF_TRAINING = ("holdfast.train.loop", "holdfast.train.objective")
+CORE_OF_TRAINING = ("holdfast.train.loop", "holdfast.train.objective", "holdfast.study.averages")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +97,10 @@ def make_plan(study: Study, task: Task, *, base: Path) -> Plan:
         if name not in task.pipelines:
             raise InputError(f"no pipeline {name!r}", where="preprocessing", fix=f"one of {sorted(task.pipelines)}")
     tables = tuple(_table_cells(study, task, base))
-    trained_on = config_hash([dict(cell.keys) for cell in tables if cell.split in ("train", "unlabelled")])
+    trained_on = {recipe: config_hash([dict(cell.keys) for cell in tables if cell.split in _splits_of(body)])
+                  for recipe, body in study.recipes.items()}  # fmt: skip
     measured_on = config_hash([dict(cell.keys) for cell in tables])
-    recipe_keys = {recipe: _recipe_key(study, recipe, trained_on, base) for recipe in study.recipes}
+    recipe_keys = {recipe: _recipe_key(study, recipe, trained_on[recipe], base) for recipe in study.recipes}
     probe_keys = [_probe_key(study, probe, measured_on) for probe in study.probes]
     trainings = tuple(
         TrainCell(recipe=recipe, init_seed=init, order_seed=order, key=config_hash([key, init, order]))
@@ -133,6 +134,12 @@ def methods_of(study: Study, recipe: str) -> tuple[Method, ...]:
 
 
 # --- keys -----------------------------------------------------------------------------------------------
+
+
+def _splits_of(recipe: Recipe) -> tuple[str, ...]:
+    """The splits that influence the weights of a recipe."""
+    watched = recipe.guard is not None or (recipe.averages and recipe.batchnorm == "auto")
+    return ("train", "unlabelled", *(("val",) if watched else ()))
 
 
 def _table_cells(study: Study, task: Task, base: Path) -> Iterable[TableCell]:

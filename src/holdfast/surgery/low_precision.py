@@ -25,9 +25,10 @@ _MOMENTA = ("momentum_buffer", "exp_avg")
 class LowPrecision:
     """Training in low precision, emulated on fp32: what every number of a step would be in hardware.
 
-    ``v <- Q(momentum v + Q(gradient)); a <- Q(a - lr v); w <- Q(a)``, with inputs of every layer rounded on the way
-    forward and errors on the way back. Average the iterates in high precision for SWALP: ``SWA(...)`` observing the
-    model, started after warm-up. Yang et al. 2019, algorithm 2.
+    ``u = momentum v + Q(gradient); a <- Q(a - lr u); v <- Q(u); w <- Q(a)``, with inputs of every layer rounded on the
+    way forward and errors on the way back: whatever is kept is rounded, the sum inside one update is not. Average the
+    iterates in high precision for SWALP: ``SWA(...)`` observing the model, started after warm-up. Yang et al. 2019,
+    algorithm 2.
 
     `apply` marks the layers; `attach` does the same to the optimiser; `strip` leaves an ordinary fp32 model. In eval
     mode activations are rounded to the nearest. Rounding by chance draws from torch's global generator.

@@ -21,6 +21,7 @@ from holdfast.data.table import Table
 from holdfast.train.draws import generator, stream_seed
 from holdfast.train.guard import Guard, RunningGuard
 from holdfast.train.objective import Objective
+from holdfast.weights.schedule import CyclicSchedule, SWASchedule
 
 EXAMPLE_SAMPLES = 64  # a layer's variance is measured on them by some initialisations
 
@@ -159,8 +160,13 @@ def learning_rate(training: Training, step: int, total: int) -> float:
     """The learning rate of a step.
 
     ``one_cycle``: from lr/25 up to lr by a half cosine in the first 30 %, then down to lr/10^4 (Smith & Topin 2018,
-    with the cosine form common today); ``cosine``: lr/2 (1 + cos(pi t)); ``step``: x 0.1 at 1/2 and at 3/4.
+    with the cosine form common today); ``cosine``: lr/2 (1 + cos(pi t)); ``step``: x 0.1 at 1/2 and at 3/4; ``swa``
+    and ``cyclic``: see `holdfast.weights.schedule`.
     """
+    if training.schedule == "swa":
+        return training.lr * SWASchedule(start_step=max(1, 3 * total // 4))(step)
+    if training.schedule == "cyclic":
+        return training.lr * CyclicSchedule(cycle_steps=max(1, total // training.epochs))(step)
     t = step / max(1, total - 1)
     if training.schedule == "constant":
         return training.lr

@@ -173,7 +173,7 @@ def settle_statistics(
         forward: see `recalibrate`.
 
     Returns:
-        The state dict, and ``{"policy", "chosen", "scores", "margin"}`` for the file's metadata.
+        The state dict, and ``{"policy", "chosen", "scores", "margin", "ties"}`` for the file's metadata.
 
     Raises:
         InputError: the policy needs an argument that is missing.
@@ -192,7 +192,8 @@ def settle_statistics(
     scores = {name: _measure(model, state, score) for name, state in states.items()}
     best = max(scores.values())
     chosen = next(name for name in TIE_ORDER if name in scores and scores[name] >= best - margin)
-    return states[chosen], {"policy": "auto", "chosen": chosen, "scores": scores, "margin": margin}
+    record = {"policy": "auto", "chosen": chosen, "scores": scores, "margin": margin, "ties": list(TIE_ORDER)}
+    return states[chosen], record
 
 
 def _makers(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from holdfast.core.errors import InputError
 from holdfast.core.store import atomic_path
+from holdfast.weights.sharded import local
 from holdfast.weights.tree import State, check_finite, describe_state
 
 __all__ = ["load", "save"]
@@ -45,11 +46,14 @@ def save(path: Path | str, state: State, metadata: Mapping[str, Any] | None = No
         metadata: what these weights are; anything that JSON can hold.
 
     Raises:
-        InputError: an unknown suffix or an entry that is not a tensor.
+        InputError: an unknown suffix, or an entry that is not a tensor or only one rank's part of it (FSDP2).
     """
     path, metadata = Path(path), dict(metadata or {})
     if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise InputError(f"{odd[0]} is no tensor", where=str(path), fix="save non-tensor state beside the weights")
+    if sharded := [name for name, value in state.items() if local(value) is not value]:
+        raise InputError(f"{sharded[0]} is sharded over ranks", where=str(path),
+                         fix="gather it with full_tensor() on every rank, then save on one")  # fmt: skip
     with atomic_path(path) as temporary:
         if path.suffix == ".safetensors":
             flat = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

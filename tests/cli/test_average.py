@@ -151,6 +151,19 @@ def test_a_greedy_soup_gives_reasons_and_reports_on_another_split(
     assert "best_ingredient_value" in told["report"]
 
 
+def test_known_scores_are_not_measured_again(kitchen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (kitchen / "tuned", "--method", "greedy", "--scores", tmp_path / "scores.json", "--json")
+    records = []
+    for _ in range(2):
+        assert average(kitchen, tmp_path / "soup.safetensors", *arguments) == 0
+        records.append(json.loads(capsys.readouterr().out))
+    assert records[0]["members"] == records[1]["members"]
+    assert records[1]["evaluations"] <= records[0]["evaluations"] - 1
+    (tmp_path / "scores.json").write_text("[1]")
+    assert average(kitchen, tmp_path / "soup.safetensors", *arguments) == 2
+    assert "holds no scores" in capsys.readouterr().err
+
+
 def test_strangers_are_refused_before_anything_is_written(
     kitchen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

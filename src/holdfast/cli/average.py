@@ -76,6 +76,7 @@ def average(
     report_split: Annotated[str, typer.Option(help="Split that is only reported; empty: none.")] = "report",
     accept: Annotated[Accept, typer.Option(help="Greedy: strictly better, as good, or beyond noise.")] = Accept.better,
     risk: Annotated[float, typer.Option(help="Greedy: chance of a wrong early decision; 0: none early.")] = 0.01,
+    scores: Annotated[Path | None, typer.Option(help="Greedy: file of scores; known ones are not measured.")] = None,
     barrier: Annotated[Barriers, typer.Option(help="Ingredients of another basin.")] = Barriers.refuse,
     batchnorm: Annotated[Statistics, typer.Option(help="BatchNorm statistics; needs a task.")] = Statistics.auto,
     margin: Annotated[float, typer.Option(help="BatchNorm auto: difference of scores that counts as none.")] = 0.0,
@@ -97,7 +98,8 @@ def average(
     order = Order(
         paths=expand(checkpoints), exams=_exams(task, metric, batchnorm), select_split=select_split,
         rules=GreedyRules(accept=accept.value, risk=risk, barrier=barrier.value),
-        learned=LearnedRules(per_layer=per_layer), anchor=anchor, margin=margin, key=key or None,
+        learned=LearnedRules(per_layer=per_layer), anchor=anchor, margin=margin, scores=scores,
+        key=key or None,
         advance=lambda label: print(f"  {label}", file=sys.stderr),
     )  # fmt: skip
     try:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from holdfast.cli.exams import TaskExams
+from holdfast.cli.known_scores import Scores
 from holdfast.core.errors import InputError
 from holdfast.weights import files
 from holdfast.weights.barrier import measure_barrier
@@ -42,6 +43,7 @@ class Order:
         learned: of the learned soup.
         anchor: the weights before fine-tuning, for Model Stock.
         margin: difference of scores that counts as none when BatchNorm statistics are measured.
+        scores: file of scores that ingredients got before, see `holdfast.cli.known_scores.Scores`.
         key: nested state dict of ``.pt`` files.
         advance: called with a label for every step done.
     """
@@ -53,6 +55,7 @@ class Order:
     learned: LearnedRules = field(default_factory=LearnedRules)
     anchor: Path | None = None
     margin: float = 0.0
+    scores: Path | None = None
     key: str | None = None
     advance: Callable[[str], None] = lambda _: None
 
@@ -148,9 +151,11 @@ def _barriers(order: Order, states: dict[str, Weights]) -> dict[str, Any]:
 
 def _greedy(order: Order) -> tuple[Weights, dict[str, Any]]:
     exams = order.needs_task("greedy")
-    shelf = [Ingredient(label=str(path), load=partial(order.load, path)) for path in order.paths]
     exam, loss = exams.exam(order.select_split), exams.losses(order.select_split)
+    known = Scores(order.scores, f"{exams.task.name}: {exam.name}, n {exam.size}, BatchNorm {exams.policy}")
+    shelf = [Ingredient(label=str(path), load=partial(order.load, path), score=known.of(path)) for path in order.paths]
     soup = greedy_soup(shelf, exam, rules=order.rules, loss=loss, advance=order.advance)
+    known.keep({Path(trial.label): trial.score for trial in soup.trials})
     return soup.state, {**soup.record(), "selected_on": exam.name, "rules": asdict(order.rules)}
 
 

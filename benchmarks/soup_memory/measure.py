@@ -2,8 +2,8 @@
 
 OMP_NUM_THREADS=1 python benchmarks/soup_memory/measure.py FOLDER [millions] [rounds] > benchmarks/soup_memory/log.txt
 
-Every measurement runs in a process of its own, contenders interleaved. Four distinct files stand in FOLDER, each is
-named five times: what is read is 20 files' worth, what lies in the page cache is four.
+Every measurement runs in a process of its own, contenders interleaved. 20 distinct files stand in FOLDER: 8 GB of fp32
+at 100 M values, then 4 GB of bf16; all of it has to fit into the page cache.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from holdfast.weights import files
 from holdfast.weights.opened import sha256
 from holdfast.weights.stream import average_files
 
-DISTINCT, COUNT, TENSORS = 4, 20, 50
+COUNT, TENSORS = 20, 50
 READS = (1 << 17, 1 << 20, 1 << 22)
 
 
@@ -35,14 +35,14 @@ def anonymous_kib() -> int:
 
 def write_files(folder: Path, millions: int, dtype: torch.dtype) -> list[Path]:
     name = str(dtype).removeprefix("torch.")
-    paths = [folder / f"{name}-{millions}-{index}.safetensors" for index in range(DISTINCT)]
+    paths = [folder / f"{name}-{millions}-{index}.safetensors" for index in range(COUNT)]
     for index, path in enumerate(paths):
         if not path.exists():
             generator = torch.Generator().manual_seed(index)
             each = millions * 1_000_000 // TENSORS
             state = {f"w{k}": torch.randn(each, generator=generator).to(dtype) for k in range(TENSORS)}
             files.save(path, state)
-    return paths * (COUNT // DISTINCT)
+    return paths
 
 
 def read(paths: list[Path], size: int) -> None:
@@ -119,7 +119,11 @@ def main() -> None:
         print(f"  anonymous memory of the soup: {measure('memory', name, folder, millions)[1]:.1f} MiB, "
               f"file by file: {spent['file by file'][0][1]:.0f} MiB")  # fmt: skip
         hashing = measure("hash", name, folder, millions)[0]
-        print(f"  hashing all ingredients, apart: CPU s {hashing:.2f}, {hashing / floor:.2f} of the best read")
+        print(
+            f"  hashing all ingredients, apart: CPU s {hashing:.2f}, {hashing / floor:.2f} of the best read", flush=True
+        )
+        for path in paths:
+            path.unlink()
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ def average(
     batchnorm: Annotated[Statistics, typer.Option(help="BatchNorm statistics; needs a task.")] = Statistics.auto,
     margin: Annotated[float, typer.Option(help="BatchNorm auto: difference of scores that counts as none.")] = 0.0,
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Learned: coefficients for every tensor.")] = False,
+    logit_scale: Annotated[bool, typer.Option("--logit-scale", help="Learned: a factor on the logits, too.")] = False,
     width: Annotated[float, typer.Option(help="Post-hoc EMA: share of the run that it looks back.")] = 0.1,
     anchor: Annotated[Path | None, typer.Option(help="Model Stock: the weights before fine-tuning.")] = None,
     key: Annotated[str, typer.Option(help="Which nested state dict of .pt files, e.g. ema.")] = "",
@@ -98,7 +99,7 @@ def average(
     order = Order(
         paths=expand(checkpoints), exams=_exams(task, metric, batchnorm), select_split=select_split,
         rules=GreedyRules(accept=accept.value, risk=risk, barrier=barrier.value),
-        learned=LearnedRules(per_layer=per_layer), anchor=anchor, margin=margin, scores=scores,
+        learned=LearnedRules(per_layer=per_layer, logit_scale=logit_scale), anchor=anchor, margin=margin, scores=scores,
         key=key or None,
         advance=lambda label: print(f"  {label}", file=sys.stderr),
     )  # fmt: skip

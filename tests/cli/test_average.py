@@ -324,6 +324,14 @@ def test_what_the_task_lacks_is_named(
     assert message in capsys.readouterr().err
 
 
+def test_a_result_is_no_ingredient_of_the_next_one(tmp_path: Path) -> None:
+    for value in (1.0, 3.0):
+        files.save(tmp_path / f"{value:g}.safetensors", {"w": torch.full((2,), value)})
+    for _ in range(2):
+        assert run("average", tmp_path, "--out", tmp_path / "soup.safetensors") == 0
+        assert len(files.load(tmp_path / "soup.safetensors")[1]["ingredients"]) == 2
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("average", tmp_path, "--out", tmp_path / "o.safetensors") == 2
     assert "holds no weight files" in capsys.readouterr().err

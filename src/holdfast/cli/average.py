@@ -97,7 +97,7 @@ def average(
 
     use_data(data)
     order = Order(
-        paths=expand(checkpoints), exams=_exams(task, metric, batchnorm), select_split=select_split,
+        paths=expand(checkpoints, out), exams=_exams(task, metric, batchnorm), select_split=select_split,
         rules=GreedyRules(accept=accept.value, risk=risk, barrier=barrier.value),
         learned=LearnedRules(per_layer=per_layer, logit_scale=logit_scale), anchor=anchor, margin=margin, scores=scores,
         key=key or None,

@@ -70,15 +70,19 @@ class Order:
         return self.exams
 
 
-def expand(paths: Sequence[Path]) -> list[Path]:
+def expand(paths: Sequence[Path], out: Path) -> list[Path]:
     """Files as they are, folders as the weight files in them (a folder with an index is one sharded checkpoint).
+
+    ``out``, written by an earlier call into such a folder, is no ingredient of its own successor.
 
     Raises:
         InputError: a folder without weight files.
     """
     found: list[Path] = []
     for path in paths:
-        inside = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.resolve() != out.resolve())
         if path.is_dir() and any(path.glob("*.safetensors.index.json")):
             inside = [path]
         if not inside:

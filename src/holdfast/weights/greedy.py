@@ -123,8 +123,8 @@ def greedy_soup(
     if not ingredients:
         raise InputError("no ingredients", where="greedy soup", fix="name at least one file")
     before = exam.asked, loss.asked if loss is not None else 0
-    (best, best_score), *others = _rank(ingredients, exam)
-    pot = _Pot(rules or GreedyRules(), exam.sheet(best.load()), loss or exam)
+    ((best, best_score), *others), sheet = _rank(ingredients, exam)
+    pot = _Pot(rules or GreedyRules(), sheet or exam.sheet(best.load()), loss or exam)
     trials = [Trial(label=best.label, score=best_score, accepted=True, reason="the best by itself")]
     advance(best.label)
     for candidate, score in others:
@@ -140,11 +140,20 @@ def greedy_soup(
     )
 
 
-def _rank(ingredients: Sequence[Ingredient], exam: Exam) -> list[tuple[Ingredient, float]]:
-    scores = [exam.sheet(one.load()).mean() if one.score is None else one.score for one in ingredients]
-    sign = -1.0 if exam.better == "higher" else 1.0
-    order = sorted(range(len(ingredients)), key=lambda k: sign * scores[k])
-    return [(ingredients[k], scores[k]) for k in order]
+def _rank(ingredients: Sequence[Ingredient], exam: Exam) -> tuple[list[tuple[Ingredient, float]], Sheet | None]:
+    """The ingredients with their scores, best first, and the sheet of the best where it was measured here."""
+    sign = 1.0 if exam.better == "higher" else -1.0
+    scores: list[float] = []
+    best: Sheet | None = None
+    for one in ingredients:
+        sheet = exam.sheet(one.load()) if one.score is None else None
+        score = sheet.mean() if sheet is not None else one.score
+        assert score is not None
+        if not scores or sign * score > sign * max(scores, key=lambda other: sign * other):
+            best = sheet
+        scores.append(score)
+    order = sorted(range(len(ingredients)), key=lambda k: -sign * scores[k])
+    return [(ingredients[k], scores[k]) for k in order], best
 
 
 class _Pot:

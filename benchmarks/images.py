@@ -67,10 +67,10 @@ def load(name: str) -> dict[str, Images]:
 
 
 def network(name: str) -> SmallCNN:
-    """Strided convolutions with BatchNorm: 0.16 M parameters for ``fashion``, 0.13 M for ``cifar``."""
+    """Strided convolutions with BatchNorm: 0.16 M parameters for ``fashion``, 0.09 M for ``cifar``."""
     if name == "fashion":
         return SmallCNN(widths=(16, 32))
-    return SmallCNN(inputs=3, size=(32, 32), widths=(16, 32, 64))
+    return SmallCNN(inputs=3, size=(32, 32), widths=(12, 24, 48))
 
 
 def shuffled(data: Images, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

@@ -49,7 +49,7 @@ def test_known_scores_and_early_decisions_save_evaluations(zoo: Zoo) -> None:
     cold = greedy_soup(shelf(zoo.tuned), zoo.exam(block=100), rules=rules)
     warm = greedy_soup(shelf(zoo.tuned, scores), zoo.exam(block=100), rules=rules)
     assert warm.members == cold.members
-    assert warm.evaluations <= cold.evaluations - len(zoo.tuned) + 1e-9
+    assert warm.evaluations <= cold.evaluations - len(zoo.tuned) + 1 + 1e-9  # the best itself is still asked
     assert cold.evaluations <= 2 * len(zoo.tuned) - 1  # the naive recipe
 
 

@@ -156,7 +156,7 @@ class TaskExams:
         def measure(model: nn.Module, indices: Tensor) -> Tensor:
             table = self.table("calibration" if self.has("calibration") else "train", "train")
             few = torch.linspace(0, len(table) - 1, min(CALIBRATION_SAMPLES, len(table))).long()
-            calibration = [self.task.inputs(table.batch(part)) for part in few.split(BATCH)]
+            calibration = [self.task.inputs(table.batch(part)) for part in torch.split(few, BATCH)]
             with TemporaryDirectory() as folder:
                 example = self.task.inputs(table.batch(few[:2]))
                 subject = open_subject(spec, model, example, calibration, Path(folder))
@@ -165,7 +165,7 @@ class TaskExams:
                         raise BackendError(f"{subject.executed} executed instead", where=spec, fix="name what can run")
                     # A task's forward takes whatever can be called in the model's place.
                     running = cast(nn.Module, subject.run)
-                    return torch.cat([exam.measure(running, part) for part in indices.split(BATCH)])
+                    return torch.cat([exam.measure(running, part) for part in torch.split(indices, BATCH)])
                 finally:
                     subject.close()
 

@@ -100,13 +100,11 @@ def average(
         paths=expand(checkpoints, out), exams=_exams(task, metric, batchnorm), select_split=select_split,
         rules=GreedyRules(accept=accept.value, risk=risk, barrier=barrier.value),
         learned=LearnedRules(per_layer=per_layer, logit_scale=logit_scale), anchor=anchor, margin=margin, scores=scores,
-        key=key or None,
-        advance=lambda label: print(f"  {label}", file=sys.stderr),
+        key=key or None, advance=lambda label: print(f"  {label}", file=sys.stderr),
     )  # fmt: skip
     try:
         if wise_ft:
-            domains = domain or [select_split]
-            record = _walk(order, out, _numbers(alphas), head or [], domains, fisher=fisher, report_split=report_split)
+            record = _walk(order, out, _numbers(alphas), head or [], domain or [select_split], fisher, report_split)
         elif method is Method.posthoc_ema:
             record = _posthoc(order, out, width)
         elif method is Method.uniform and order.exams is None:
@@ -166,8 +164,7 @@ def _merge(order: Order, out: Path, method: str, report_split: str) -> dict[str,
 
 
 def _walk(
-    order: Order, out: Path, alphas: list[float], heads: list[str], domains: list[str], *, fisher: bool,
-    report_split: str,
+    order: Order, out: Path, alphas: list[float], heads: list[str], domains: list[str], fisher: bool, report_split: str
 ) -> dict[str, Any]:  # fmt: skip
     from holdfast.cli.averaging import report, walk
     from holdfast.weights import files

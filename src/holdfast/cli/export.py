@@ -42,8 +42,7 @@ def export(
     from holdfast.weights.provenance import averages_beside
 
     use_data(data)
-    source = load_source(weights, task)
-    passed_over = averages_beside(weights)
+    source, passed_over = load_source(weights, task), averages_beside(weights)
     for average in passed_over:
         print(f"WARNING: these are raw weights, though an average exists: {average}", file=sys.stderr)
     wanted = read_plan(plan) if plan else PrecisionPlan(default=precision)

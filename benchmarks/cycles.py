@@ -3,8 +3,7 @@
 Base training, one cosine to zero; the checkpoint best on ``val`` is kept. From it, with a fresh optimiser:
 
 - `cycles`: 12 epochs, each one cosine cycle from the full rate to a hundredth; the 12 ends are averaged;
-- `more`: 12 epochs, one cosine from the full rate to zero, nothing averaged;
-- `gentle`: 12 epochs at a hundredth of the rate, nothing averaged.
+- `more`: 12 epochs, one cosine from the full rate to zero, nothing averaged.
 """
 
 from __future__ import annotations
@@ -63,8 +62,7 @@ def one_seed(recipe: Recipe, seed: int, tally: Tally) -> None:
     states = {"base/last": best}
     cycle = CyclicSchedule(cycle_steps=len(tables["train"]) // recipe.batch, final=0.01)
     steps = EXTRA * cycle.cycle_steps
-    schedules = {"cycles": cycle, "more": lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)),
-                 "gentle": lambda _: 0.01}  # fmt: skip
+    schedules = {"cycles": cycle, "more": lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))}
     for name, schedule in schedules.items():
         model.load_state_dict(best)
         swa = SWA(every_steps=cycle.cycle_steps).start(model)

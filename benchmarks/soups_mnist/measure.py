@@ -143,8 +143,10 @@ def one_sweep(base: State, states: list[State], data: dict[str, Split]) -> dict[
     each = [(accuracy(s, data["test"]), accuracy(s, data["test upright"])) for s in states]
     found["mean of ingredients"] = tuple(sum(column) / len(each) for column in zip(*each, strict=True))
     found["members of greedy >"] = (len(greedy.members), len(states))
-    if greedy.explanation:
-        print(f"    explained: {greedy.explanation}")
+    found["members of greedy lcb"] = (len(lcb.members), len(states))
+    for rule, soup in ((">", greedy), ("lcb", lcb)):
+        if soup.explanation:
+            print(f"    greedy {rule} {soup.explanation}")
     return found
 
 
@@ -154,7 +156,11 @@ def interval(values: list[float]) -> str:
 
 
 def sweeps(data: dict[str, Split], bases: list[State], tally: Tally) -> None:
-    for name, low, high in (("narrow, within a factor 3", -3.0, -2.52), ("wide, 10^-3.7 .. 10^-2.3", -3.7, -2.3)):
+    for name, low, high in (
+        ("narrow, within a factor 3", -3.0, -2.52),
+        ("wide, 10^-3.7 .. 10^-2.3", -3.7, -2.3),
+        ("absurd, 10^-4.5 .. 10^-1.5", -4.5, -1.5),
+    ):
         print(f"\nsweep {name}: 10 ingredients, accuracy %, mean and 95 % t interval over {len(SEEDS)} seeds")
         runs = [
             one_sweep(base, tuned(base, data["tune"], 10, low, high, seed), data) for seed, base in enumerate(bases)

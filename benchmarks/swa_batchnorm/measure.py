@@ -28,8 +28,8 @@ from holdfast.weights.swa import SWA
 from holdfast.weights.tree import describe_state
 from holdfast.weights.trial import with_weights
 
-EPOCHS, BATCH, LR = 12, 64, 0.05
-SWA_FROM, SWA_LR = 8, 0.2
+EPOCHS, BATCH, LR = 10, 64, 0.05
+SWA_FROM, SWA_LR = 6, 0.2
 """First averaged epoch; learning rate from there on as a share of the first."""
 RAYS, RADII, FLAT_SAMPLES = 10, (3.0, 6.0), 1000
 

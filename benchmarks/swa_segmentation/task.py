@@ -16,7 +16,7 @@ from holdfast.tasks.ingredients import camera_pipelines
 from holdfast.tasks.segmentation import segmentation
 
 CLASSES, ROAD, UNLABELLED = 11, 3, 11
-SIZE = (72, 96)
+SIZE = (48, 64)
 """Of the network's input; the frames have 180 x 240."""
 
 VAL_SHARE = 0.15
@@ -32,7 +32,7 @@ def camvid() -> Task:
         pipelines=camera_pipelines(SIZE),
         foreground=ROAD,
         ignore=UNLABELLED,
-        pixel_px=2.5,
+        pixel_px=3.75,
     )
 
 

@@ -42,8 +42,8 @@ def train(name: str, data: Images, seed: int, *, late: bool) -> dict[str, State]
     model = network(name)
     steps = -(-len(data) // BATCH)
     optimiser = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4)
-    cosine = lambda step: 0.5 * (1 + math.cos(math.pi * step / (EPOCHS * steps)))  # noqa: E731
-    schedule = LambdaLR(optimiser, SWASchedule(start_step=SWA_FROM * steps, final=SWA_LR) if late else cosine)
+    schedule = LambdaLR(optimiser, SWASchedule(start_step=SWA_FROM * steps, final=SWA_LR) if late else
+                        lambda step: 0.5 * (1 + math.cos(math.pi * step / (EPOCHS * steps))))  # fmt: skip
     ema = EMA(decay=0.99).start(model)
     swa = SWA(start_step=SWA_FROM * steps, every_steps=steps).start(model)
     generator = torch.Generator().manual_seed(seed)

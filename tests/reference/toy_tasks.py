@@ -20,11 +20,11 @@ class ConvNet(nn.Module):
 
     total = 0
 
-    def __init__(self, dropout: float = 0.0) -> None:
+    def __init__(self, dropout: float = 0.0, classes: int = CLASSES) -> None:
         super().__init__()
         self.features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Softplus(), nn.MaxPool2d(2))
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(6 * 16, CLASSES)
+        self.head = nn.Linear(6 * 16, classes)
         self.samples = 0
 
     def forward(self, image: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class FGM:
         """One step of the length of the budget."""
         gradient = input_gradient(loss, x)
         if self.scope == "sample":
-            return ball.ascend(x, gradient, ball.radius)
+            return ball.peak(gradient)
         return ball.project(x + ball.radius * gradient / per_sample_norm(gradient.flatten()[None]).squeeze())
 
     def passes(self) -> tuple[float, float]:

@@ -32,7 +32,7 @@ class FGSM:
 
     def craft(self, loss: Callable[[Tensor], Tensor], x: Tensor, ball: Ball, generator: Generator) -> Tensor:
         """One step of the size of the budget."""
-        return ball.ascend(x, input_gradient(loss, x), ball.radius)
+        return ball.peak(input_gradient(loss, x), spare=x)
 
     def passes(self) -> tuple[float, float]:
         """One forward and one backward to the input, which costs about half of a full backward."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -12,7 +14,7 @@ from torch import Generator, Tensor
 from holdfast.core.errors import InputError
 from holdfast.core.space import Leaf
 
-__all__ = ["Ball", "Budget", "Norm", "per_sample_norm", "uniform"]
+__all__ = ["Ball", "Budget", "Norm", "by_sample", "per_sample_length", "per_sample_norm", "uniform"]
 
 Norm: TypeAlias = Literal["linf", "l2"]
 Budget: TypeAlias = float | Tensor | Sequence[float] | Mapping[str, Any]
@@ -30,8 +32,8 @@ class Ball:
         norm: ``"linf"`` or ``"l2"``.
         unit: stored size of one unit.
         radius: stored size of the budget.
-        low: smallest admissible value; with ``"linf"`` it includes the ball.
-        high: largest admissible value.
+        low: smallest valid value.
+        high: largest valid value.
     """
 
     x: Tensor
@@ -43,7 +45,7 @@ class Ball:
 
     @classmethod
     def around(cls, x: Tensor, *, eps: Any, norm: Norm, leaf: Leaf) -> Ball:
-        """The ball of ``eps`` (see `Budget`) around ``x``, widened where ``x`` leaves the valid range by rounding.
+        """The ball of ``eps`` (see `Budget`) around ``x``.
 
         Raises:
             InputError: a negative budget, a tensor that is not floating point, an unknown norm.
@@ -52,47 +54,137 @@ class Ball:
             raise InputError(f"dtype {x.dtype} cannot be perturbed", where="attack", fix="convert it to float")
         if norm not in ("linf", "l2"):
             raise InputError(f"unknown norm {norm!r}", where="attack", fix="use 'linf' or 'l2'")
-        x, radius = x.detach(), _radius(eps, leaf, x)
-        low, high = leaf.stored(leaf.low, x), leaf.stored(leaf.high, x)
-        if norm == "linf":
-            reach = _reach(x, radius)
-            low, high = torch.clamp(low, x - reach, x), torch.clamp(high, x, x + reach)
-        else:
-            low, high = low.minimum(x), high.maximum(x)
-        return cls(x=x, norm=norm, unit=leaf.budget(1.0, x), radius=radius, low=low, high=high)
+        x = x.detach()
+        return cls(x=x, norm=norm, unit=leaf.budget(1.0, x), radius=_radius(eps, leaf, x),
+                   low=leaf.stored(leaf.low, x), high=leaf.stored(leaf.high, x))  # fmt: skip
 
     @classmethod
     def joined(cls, balls: Sequence[Ball]) -> Ball:
         """One ball over the concatenated elements of several, shape (B, n)."""
         names = [field.name for field in fields(cls) if field.name != "norm"]
         flat = {name: [getattr(ball, name).expand_as(ball.x).flatten(1) for ball in balls] for name in names}
-        return cls(norm=balls[0].norm, **{name: torch.cat(parts, dim=1) for name, parts in flat.items()})
+        joint = cls(norm=balls[0].norm, **{name: torch.cat(parts, dim=1) for name, parts in flat.items()})
+        pairs = zip(*(ball.bounds for ball in balls), strict=True)  # of each leaf: rounding depends on its size
+        vars(joint)["bounds"] = tuple(torch.cat([bound.flatten(1) for bound in pair], dim=1) for pair in pairs)
+        return joint
+
+    def take(self, rows: Tensor) -> Ball:
+        """The ball of some of the samples, int64 (n,)."""
+        names = [field.name for field in fields(self) if field.name != "norm"]
+        taken = Ball(norm=self.norm, **{name: _rows_of(getattr(self, name), rows, self.x) for name in names})
+        # Computed once and handed on: samples that stay see the same bounds to the last bit.
+        vars(taken)["bounds"] = tuple(_rows_of(bound, rows, self.x) for bound in self.bounds)
+        return taken
+
+    @cached_property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest admissible values, widened where ``x`` leaves the valid range by rounding.
+
+        With ``"linf"`` they are the ball; the radius is shortened by what the rounding of ``x + radius`` may add.
+        """
+        x = self.x
+        if self.norm == "l2":
+            return self.low.minimum(x), self.high.maximum(x)
+        low, high = x - self.reach, x + self.reach
+        if inside := self._range_around_x:  # numbers are faster than tensors
+            return low.clamp_(min=inside[0]), high.clamp_(max=inside[1])
+        low, high = low.clamp_(min=self.low), high.clamp_(max=self.high)
+        return torch.minimum(low, x, out=low), torch.maximum(high, x, out=high)
+
+    @cached_property
+    def reach(self) -> Tensor:
+        """The radius less what the rounding of ``x + radius`` may add to it."""
+        coarse = torch.finfo(self.x.dtype).bits < 32  # there a bound over all elements would eat the whole budget
+        lowest, highest = (self.x, self.x) if coarse else self._extent
+        size = torch.maximum(-lowest, highest)
+        return (self.radius - torch.finfo(self.x.dtype).eps * (size + self.radius)).clamp(min=0.0)
+
+    @cached_property
+    def _extent(self) -> tuple[Tensor, Tensor]:
+        lowest, highest = torch.aminmax(self.x)
+        return lowest, highest
+
+    @cached_property
+    def _range_around_x(self) -> tuple[float, float] | None:
+        """The valid range if all of ``x`` is known to be in it; not asked where the answer would be waited for."""
+        if self.x.device.type != "cpu" or self.low.ndim or self.high.ndim:
+            return None
+        low, high, (lowest, highest) = float(self.low), float(self.high), map(float, self._extent)
+        return (low, high) if low <= lowest and highest <= high else None
 
     def project(self, z: Tensor) -> Tensor:
         """The nearest admissible tensor, a new one."""
         if self.norm == "l2":
-            inverse = (self.radius > 0) / self.radius.clamp(min=torch.finfo(self.radius.dtype).tiny)
-            scaled = (z - self.x) * inverse
+            scaled = self.scaled(z)
             # A hair inside, so that the promise survives the rounding of x + delta.
             shrink = ((1.0 - 1e-5) / per_sample_norm(scaled)).clamp(max=1.0)
             z = torch.addcmul(self.x, scaled, self.radius * shrink, out=scaled)
-        return z.clamp(self.low, self.high).to(self.x.dtype)
+        return self._issue(z.clamp(*self.bounds).to(self.x.dtype))
+
+    def _issue(self, z: Tensor) -> Tensor:
+        """``z``, remembered as admissible while nobody writes to it."""
+        vars(self)["_issued"] = (weakref.ref(z), z._version)
+        return z
+
+    def vouches_for(self, z: Tensor) -> bool:
+        """Whether ``z`` is known to be admissible and finite, so that it need not be projected; no device is asked."""
+        issued, version = vars(self).get("_issued", (lambda: None, 0))
+        return z.device.type == "cpu" and issued() is z and z._version == version and bool(z.sum().isfinite())
+
+    def scaled(self, z: Tensor) -> Tensor:
+        """``(z - x) / radius``, a new tensor; 0 where the radius is 0."""
+        return self.budgets(z - self.x)
+
+    def budgets(self, difference: Tensor) -> Tensor:
+        """``difference / radius``, a new tensor; 0 where the radius is 0."""
+        inverse = (self.radius > 0) / self.radius.clamp(min=torch.finfo(self.radius.dtype).tiny)
+        return difference * inverse
 
     def start(self, generator: Generator) -> Tensor:
         """A random admissible tensor: uniform in the L-infinity ball; random direction, radius uniform, in L2."""
         if self.norm == "linf":
-            return self.project(self.x + self.radius * (2.0 * uniform(self.x.shape, generator, like=self.x) - 1.0))
-        noise = torch.randn(self.x.shape, generator=generator, device=generator.device).to(self.x)
+            noise = uniform(self.x.shape, generator, like=self.x).mul_(2.0).sub_(1.0)
+            return self._issue(torch.addcmul(self.x, noise, self.radius, out=noise).clamp_(*self.bounds))
+        direction = _direction(self.x, generator)
         length = uniform((len(self.x), *([1] * (self.x.ndim - 1))), generator, like=self.x)
-        return self.project(self.x + self.radius * noise * (length / per_sample_norm(noise)))
+        return self.project(self.x + self.radius * (direction * length))
 
-    def ascend(self, z: Tensor, gradient: Tensor, step: Tensor) -> Tensor:
-        """One step of steepest ascent of length ``step`` (stored values), projected; a zero gradient moves nothing."""
+    def edge(self, generator: Generator) -> Tensor:
+        """A random tensor at the full budget, projected: uniform, scaled to the sphere of the norm."""
+        if self.norm == "l2":
+            return self.project(self.x + self.radius * _direction(self.x, generator))
+        noise = uniform(self.x.shape, generator, like=self.x).mul_(2.0).sub_(1.0)
+        largest = noise.abs().flatten(1).amax(1).clamp(min=torch.finfo(noise.dtype).tiny)
+        return self.project(self.x + self.radius * noise / by_sample(largest, noise))
+
+    def ascend(self, z: Tensor, gradient: Tensor, step: Tensor, *, spare: Tensor | None = None) -> Tensor:
+        """One step of steepest ascent of length ``step`` (stored values), projected; a zero gradient moves nothing.
+
+        ``spare``, a tensor like ``z`` that nobody needs any more, may become the result: memory is what a step costs.
+        """
         if self.norm == "linf":
-            moved = gradient.sign()  # one tensor for the whole step: on a small model, memory is what costs
-            return torch.addcmul(z, moved, step, out=moved).clamp_(self.low, self.high)
+            moved = torch.sign(gradient, out=spare)
+            return self._issue(torch.addcmul(z, moved, step, out=moved).clamp_(*self.bounds))
         direction = self.radius * gradient
         return self.project(torch.addcmul(z, direction, step / per_sample_norm(direction)))
+
+    def peak(self, gradient: Tensor, *, spare: Tensor | None = None) -> Tensor:
+        """One step of steepest ascent from ``x`` of the length of the budget; ``spare`` as in `ascend`."""
+        if self.norm == "linf" and (inside := self._range_around_x):
+            moved = torch.sign(gradient, out=spare)
+            return self._issue(torch.addcmul(self.x, moved, self.reach, out=moved).clamp_(*inside))
+        return self.ascend(self.x, gradient, self.radius, spare=spare)
+
+
+def _direction(x: Tensor, generator: Generator) -> Tensor:
+    """Uniform on the unit sphere of each sample."""
+    noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
+    return noise / per_sample_norm(noise)
+
+
+def _rows_of(value: Tensor, rows: Tensor, x: Tensor) -> Tensor:
+    """The rows of a tensor that has one for each sample of ``x``; others are shared by all samples."""
+    return value[rows] if value.ndim == x.ndim and len(value) == len(x) else value
 
 
 def _radius(eps: Any, leaf: Leaf, x: Tensor) -> Tensor:
@@ -108,19 +200,24 @@ def _radius(eps: Any, leaf: Leaf, x: Tensor) -> Tensor:
     return leaf.budget(float(eps), x)
 
 
-def _reach(x: Tensor, radius: Tensor) -> Tensor:
-    """The radius less what the rounding of ``x + radius`` may add to it."""
-    coarse = torch.finfo(x.dtype).bits < 32  # there a bound over all elements would eat the whole budget
-    size = x.abs() if coarse else x.abs().amax()
-    return (radius - torch.finfo(x.dtype).eps * (size + radius)).clamp(min=0.0)
+def by_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Values (B,) broadcastable against ``like`` (B, ...)."""
+    return values.view(-1, *([1] * (like.ndim - 1)))
 
 
 def per_sample_norm(x: Tensor) -> Tensor:
     """L2 norm of each sample, shape (B, 1, ...), never zero so that it may be divided by."""
     norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
-    return norm.clamp(min=torch.finfo(x.dtype).tiny).view(-1, *([1] * (x.ndim - 1)))
+    return by_sample(norm.clamp(min=torch.finfo(x.dtype).tiny), x)
+
+
+def per_sample_length(x: Tensor, norm: Norm) -> Tensor:
+    """Length of each sample in a norm, (B,)."""
+    flat = x.flatten(1)
+    return flat.abs().amax(1) if norm == "linf" else torch.linalg.vector_norm(flat, dim=1)
 
 
 def uniform(shape: Sequence[int], generator: Generator, *, like: Tensor) -> Tensor:
     """Draws from [0, 1) made on the generator's device, with dtype and device of ``like``."""
-    return torch.rand(tuple(shape), generator=generator, device=generator.device).to(like)
+    draws = torch.rand(tuple(shape), generator=generator, device=generator.device)
+    return draws.to(like)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Generator, Tensor
 
-from holdfast.attacks.seal import Ball, Budget, Norm, input_gradient
+from holdfast.attacks.seal import Ball, Budget, Norm
+from holdfast.attacks.survivors import Survivors
 from holdfast.core.errors import InputError
 
 __all__ = ["PGD"]
@@ -50,35 +50,35 @@ class PGD:
                              fix="set random_start=True or restarts=1")  # fmt: skip
 
     def craft(self, loss: Callable[[Tensor], Tensor], x: Tensor, ball: Ball, generator: Generator) -> Tensor:
-        """The last iterate of each run, and of several runs the strongest one by sample."""
-        best = self._run(loss, x, ball, generator)
-        if self.restarts == 1:
-            return best
-        highest = _per_sample(loss, best)
-        for _ in range(self.restarts - 1):
-            found = self._run(loss, x, ball, generator)
-            value = _per_sample(loss, found)
-            better = (value > highest).view(-1, *([1] * (x.ndim - 1)))
-            best, highest = torch.where(better, found, best), value.maximum(highest)
-        return best
+        """The last iterate of each run, and of several runs the strongest one by sample; or what broke a sample."""
+        live = Survivors(loss, ball)
+        for _ in range(self.restarts):
+            z = self._run(live, live.among(ball.start(generator)), x) if self.random_start else self._run(live, x)
+            if self.restarts == 1:
+                live.settle(z)
+            elif len(live):
+                value, broken = live.look(z)
+                live.offer(z, value)
+                live.leave(z, broken, {})
+                live.end_run()
+        return live.found
 
-    def _run(self, loss: Callable[[Tensor], Tensor], x: Tensor, ball: Ball, generator: Generator) -> Tensor:
-        step = ball.radius * (2.5 / self.steps) if self.alpha is None else ball.unit * self.alpha
-        z = ball.start(generator) if self.random_start else x
+    def _run(self, live: Survivors, start: Tensor, spare: Tensor | None = None) -> Tensor:
+        """The last iterate from ``start``; ``spare`` is memory for the taking."""
+        state = {"z": start}
         for _ in range(self.steps):
-            z = ball.ascend(z, input_gradient(loss, z), step)
-        return z
+            if not len(live):
+                break
+            _, gradient, broken = live.climb(state["z"])
+            state = live.leave(state["z"], broken, {**state, "gradient": gradient})
+            ball = live.ball
+            step = ball.radius * (2.5 / self.steps) if self.alpha is None else ball.unit * self.alpha
+            if spare is not None and len(spare) != len(live):
+                spare = None
+            spare, state["z"] = state["z"], ball.ascend(state["z"], state["gradient"], step, spare=spare)
+        return state["z"]
 
     def passes(self) -> tuple[float, float]:
         """A forward and a backward to the input (about half of a full one) per step; a forward to compare runs."""
         compared = self.restarts if self.restarts > 1 else 0
         return float(self.steps * self.restarts + compared), 0.5 * self.steps * self.restarts
-
-
-@torch.no_grad()
-def _per_sample(loss: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
-    value = loss(z)
-    if value.shape != z.shape[:1]:
-        raise InputError(f"restarts need one loss per sample, got shape {tuple(value.shape)}", where="PGD",
-                         fix="return a tensor (B,) from the loss, or set restarts=1")  # fmt: skip
-    return value

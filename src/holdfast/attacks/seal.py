@@ -9,12 +9,13 @@ from typing import Any, Literal, TypeAlias, overload
 import torch
 from torch import Generator, Tensor, nn
 
+from holdfast.attacks.aim import Aim
 from holdfast.attacks.geometry import Ball, Budget, Norm
 from holdfast.core.contracts import Attack
 from holdfast.core.errors import InputError, NoEffectError
 from holdfast.core.space import Leaf
 
-__all__ = ["BNDuringAttack", "Ball", "Budget", "Norm", "crafting", "input_gradient", "perturb"]
+__all__ = ["BNDuringAttack", "Ball", "Budget", "Norm", "crafting", "gradient_of", "input_gradient", "perturb"]
 
 BNDuringAttack: TypeAlias = Literal["eval", "train", "frozen"]
 
@@ -42,7 +43,7 @@ def perturb(attack: Attack, loss: Callable[[Any], Tensor], x: Any, leaf: Any, ge
     Args:
         attack: a plug-in of ``attacks/``.
         loss: ``x -> Tensor (B,)``, the loss to raise; called with a dict when ``x`` is a dict. A scalar is accepted
-            by attacks that need only its gradient.
+            by attacks that need only its gradient. An `Aim` says more: classes, and what counts as broken.
         x: float (B, ...), or such tensors by path, perturbed jointly.
         leaf: the declaration of ``x``, or one for each path.
         generator: of every random draw.
@@ -67,9 +68,11 @@ def perturb(attack: Attack, loss: Callable[[Any], Tensor], x: Any, leaf: Any, ge
         raise InputError(f"leaves {sizes} do not share a batch dimension", where="attack")
     if len(balls) == 1:  # a joint tensor would cost a copy and the memory format
         [(path, ball)] = balls.items()
-        return {path: _craft(attack, lambda z: loss({path: z}), ball, generator, model, bn_during_attack, report)}
+        single = _through(loss, lambda z: {path: z})
+        return {path: _craft(attack, single, ball, generator, model, bn_during_attack, report)}
     joint = Ball.joined(list(balls.values()))
-    crafted = _craft(attack, lambda z: loss(_split(z, balls)), joint, generator, model, bn_during_attack, report)
+    joined = _through(loss, lambda z: _split(z, balls))
+    crafted = _craft(attack, joined, joint, generator, model, bn_during_attack, report)
     return _split(crafted, balls)
 
 
@@ -79,10 +82,12 @@ def _craft(
 ) -> Tensor:  # fmt: skip
     watched = loss if report is None else _watch(loss, report)
     with torch.enable_grad(), nullcontext() if model is None else crafting(model, bn_during_attack):
-        crafted = attack.craft(watched, ball.x.clone(), ball, generator).detach()
+        crafted = attack.craft(watched, ball.x.clone(), ball, generator)
+    if ball.vouches_for(crafted):
+        return crafted
     with torch.no_grad():
         # A gradient that overflowed must not cost the promise; the report and the loss show it.
-        return ball.project(crafted.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
+        return ball.project(crafted.detach().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
 
 
 def _budget_of(eps: Any, path: str) -> Any:
@@ -92,10 +97,10 @@ def _budget_of(eps: Any, path: str) -> Any:
 
 
 def _split(z: Tensor, balls: Mapping[str, Ball]) -> dict[str, Tensor]:
-    """The leaves of a joint tensor (B, n), shaped as they were."""
+    """The leaves of a joint tensor (n, elements), shaped as they were, for all samples or some of them."""
     parts = torch.split(z, [ball.x[0].numel() for ball in balls.values()], dim=1)
     return {
-        path: part.reshape(ball.x.shape).to(ball.x.dtype)
+        path: part.reshape(-1, *ball.x.shape[1:]).to(ball.x.dtype)
         for part, (path, ball) in zip(parts, balls.items(), strict=True)
     }
 
@@ -111,10 +116,15 @@ def _watch(loss: Callable[[Tensor], Tensor], report: dict[str, Tensor]) -> Calla
     def watched(z: Tensor) -> Tensor:
         if z.requires_grad:
             z.register_hook(record)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        return loss(z)
+        return z
 
     report.pop("zero_gradient", None)
-    return watched
+    return _through(loss, watched)
+
+
+def _through(loss: Callable[[Any], Tensor], view: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
+    """``loss`` as a function of a tensor of which ``view`` makes its argument; an `Aim` stays one."""
+    return loss.through(view) if isinstance(loss, Aim) else lambda z: loss(view(z))
 
 
 def input_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -124,8 +134,16 @@ def input_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         NoEffectError: the loss does not depend on ``x``.
     """
     x = x.detach().requires_grad_()
-    total = loss(x).sum()
-    gradient = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
+    return gradient_of(loss(x), x)
+
+
+def gradient_of(value: Tensor, x: Tensor) -> Tensor:
+    """Gradient of the sum of ``value`` with respect to ``x``, from which it was computed.
+
+    Raises:
+        NoEffectError: it does not depend on ``x``.
+    """
+    gradient = torch.autograd.grad(value.sum(), x, allow_unused=True)[0] if value.requires_grad else None
     if gradient is None:
         raise NoEffectError("the loss does not depend on the attacked tensor", where="attack",
                             fix="attack a leaf that the model reads, and do not detach it on the way")  # fmt: skip

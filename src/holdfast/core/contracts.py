@@ -126,6 +126,7 @@ class Task:
             independent, so resampling resamples groups. Default: every sample is its own group.
         divergence: ``(reference, other, batch) -> Tensor (B,)``, differentiable; for consistency terms.
         failed: ``(outputs, batch) -> bool Tensor (B,)``: what counts as broken.
+        labels: ``batch -> int64 Tensor (B,)``: the classes, for tasks whose outputs are logits float (B, K).
         pseudo_label: ``(outputs, batch) -> batch`` with labels taken from the outputs.
         target_mix: ``(batch_a, batch_b, lam) -> batch`` for methods that mix targets; default: mix losses.
         mixture: ``several outputs of the same samples -> outputs`` that stand for their mean, e.g. the log of mean
@@ -150,6 +151,7 @@ class Task:
     group: Callable[[Batch], Sequence[Hashable]] | None = None
     divergence: Callable[[Outputs, Outputs, Batch], Tensor] | None = None
     failed: Callable[[Outputs, Batch], Tensor] | None = None
+    labels: Callable[[Batch], Tensor] | None = None
     pseudo_label: Callable[[Outputs, Batch], Batch] | None = None
     target_mix: Callable[[Batch, Batch, float], Batch] | None = None
     mixture: Callable[[Sequence[Outputs]], Outputs] | None = None

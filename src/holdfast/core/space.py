@@ -40,6 +40,8 @@ class Leaf:
 
     def stored(self, physical: float, x: Tensor) -> Tensor:
         """Stored value of a physical one, broadcastable against ``x``."""
+        if not isinstance(self.mean, tuple) and not isinstance(self.std, tuple):
+            return x.new_full((), (physical - self.mean) / self.std)
         return (physical - self.along_channels(self.mean, x)) / self.along_channels(self.std, x)
 
     def budget(self, eps: float | Tensor, x: Tensor) -> Tensor:
@@ -49,6 +51,8 @@ class Leaf:
         """
         if hasattr(eps, "view"):
             eps = eps.view(-1, *([1] * (x.ndim - 1))).to(x)
+        elif not isinstance(self.std, tuple):
+            return x.new_full((), eps * self.unit / self.std)
         return eps * self.unit / self.along_channels(self.std, x)
 
     def clip(self, x: Tensor) -> Tensor:

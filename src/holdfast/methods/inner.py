@@ -8,17 +8,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from holdfast.attacks.aim import UNBOUNDED
 from holdfast.attacks.seal import BNDuringAttack, crafting, perturb
 from holdfast.core.contracts import Attack, Step, Term
 from holdfast.core.errors import InputError
-from holdfast.core.space import Leaf
 from holdfast.methods.mixing import single_view
 from holdfast.surgery.tapped import Tapped, read_tap
 
-__all__ = ["UNBOUNDED", "inner_model", "tap_delta", "tap_like"]
-
-UNBOUNDED = Leaf(low=-float("inf"), high=float("inf"), unit=1.0)
-"""How budgets of inner tensors are counted: no range, and a unit of 1."""
+__all__ = ["inner_model", "tap_delta", "tap_like"]
 
 
 def inner_model(step: Step, *, who: str) -> nn.Module:

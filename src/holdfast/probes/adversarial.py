@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from holdfast.attacks.seal import perturb
 from holdfast.core.contracts import Attack, Batch, Measurement, Outputs, Subject
 from holdfast.core.discover import build
 from holdfast.core.errors import InputError
+from holdfast.probes.aimed import ZERO_SHARE, aimed, evenly, pieces
 from holdfast.probes.bench import Bench, batch_size
 
 __all__ = ["Adversarial"]
+
+PIECE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,11 @@ class Adversarial:
         split: which split; ``report`` unless the attack is used to choose.
         samples: how many samples, spread evenly over the split.
         replay: further subjects (``backend:precision``) to show the attacked inputs.
+        tap: attack an inner tensor instead, see `holdfast.probes.robust_accuracy.RobustAccuracy`; no replay then.
         seed: of random starts.
+
+    Raises:
+        InputError: a tap together with ``replay``.
     """
 
     attacks: tuple[Any, ...] = ("fgsm", "pgd")
@@ -42,32 +47,47 @@ class Adversarial:
     split: str = "report"
     samples: int = 128
     replay: tuple[str, ...] = ()
+    tap: str = ""
     seed: int = 0
     needs: ClassVar[frozenset[str]] = frozenset({"forward", "gradient"})
 
+    def __post_init__(self) -> None:
+        if self.tap and self.replay:
+            raise InputError("an attacked layer cannot be shown to other subjects", where="probe adversarial",
+                             fix="leave out replay, or tap")  # fmt: skip
+
     def run(self, bench: Bench) -> Iterable[Measurement]:
         """One row per attack, budget, subject and metric."""
-        batch = self._batch(bench)
-        subjects = [bench.eager, *(s for s in bench.subjects if s.name in self.replay)]
+        batch = evenly(bench, self.split, self.samples, who="adversarial")
+        replayed = [s for s in bench.subjects if s.name in self.replay] if self.replay else []
         harm: dict[tuple[str, float], float] = {}
         for attack in (build("attack", spec) for spec in self.attacks):
             for eps in self.eps:
-                attacked, flags = _attacked(bench, replace(attack, eps=eps), batch, self.seed)
-                name = type(attack).__name__.lower()
-                harm[name, eps] = _mean_loss(bench, attacked)
+                found = self._attacked(bench, replace(attack, eps=eps), batch)
+                name, flags = type(attack).__name__.lower(), found.flags
+                harm[name, eps] = found.harm
                 if name != "fgsm" and harm.get(("fgsm", eps), float("-inf")) > harm[name, eps] * 1.02:
                     flags = (*flags, "gradient_masking")
-                for subject in subjects:
-                    transferred = () if subject is subjects[0] else ("transferred",)
-                    outputs = bench.run(subject, attacked)
-                    yield from self._rows(bench, subject, f"{name} eps={eps:g}", attacked, outputs, flags + transferred)
+                condition = f"{name}{f' at {self.tap}' if self.tap else ''} eps={eps:g}"
+                yield from self._rows(bench, bench.eager, condition, found.batch, found.outputs, flags)
+                for subject in replayed:
+                    outputs = bench.run(subject, found.batch)
+                    yield from self._rows(bench, subject, condition, found.batch, outputs, (*flags, "transferred"))
 
-    def _batch(self, bench: Bench) -> Batch:
-        table = bench.table(self.split, bench.preprocessing[0])
-        if table is None:
-            raise InputError(f"no split {self.split!r}", where="probe adversarial", fix="name a split the task has")
-        count = min(self.samples, len(table))
-        return table.batch(torch.linspace(0, len(table) - 1, count).long())
+    def _attacked(self, bench: Bench, attack: Attack, batch: Batch) -> _Attacked:
+        parts, outputs, harm, zeros = [], [], 0.0, 0
+        for index, part in enumerate(pieces(batch, PIECE)):
+            target = aimed(bench, part, tap=self.tap, leave=False, who="adversarial")
+            seen: dict[str, Tensor] = {}
+            crafted = target.crafted(attack, bench, self.seed + index * PIECE, seen)
+            with torch.no_grad():
+                outputs.append(target.aim.outputs(crafted))
+                harm += float(target.aim.value(outputs[-1]).sum())
+            zeros += int(seen.get("zero_gradient", 0))
+            parts.append(part if self.tap else bench.task.space.replace(part, crafted))
+        n = batch_size(batch)
+        return _Attacked(batch=_joined(parts), outputs=_joined(outputs), harm=harm / n,
+                         flags=("zero_gradient",) if zeros > ZERO_SHARE * n else ())  # fmt: skip
 
     def _rows(self, bench: Bench, subject: Subject, condition: str, batch: Batch, outputs: Outputs,
               flags: tuple[str, ...]) -> Iterator[Measurement]:  # fmt: skip
@@ -82,26 +102,15 @@ class Adversarial:
             )  # fmt: skip
 
 
-def _attacked(bench: Bench, attack: Attack, batch: Batch, seed: int, size: int = 64) -> tuple[Batch, tuple[str, ...]]:
-    """The batch with its perturbable leaves attacked jointly, and the flags raised on the way."""
-    space, pieces, zeros, n = bench.task.space, [], 0, batch_size(batch)
-    for start in range(0, n, size):
-        part = tree_map(lambda t, a=start: t[a : a + size], batch)
-        seen: dict[str, Tensor] = {}
-        generator = torch.Generator().manual_seed(seed + start)
-        crafted = perturb(attack, partial(_loss_at, bench, part), space.values(part), space.leaves, generator,
-                          bench.model, report=seen)  # fmt: skip
-        zeros += int(seen.get("zero_gradient", 0))
-        pieces.append(space.replace(part, crafted))
-    flags = ("zero_gradient",) if zeros > n // 20 else ()
-    return tree_map(lambda *parts: torch.cat(parts), *pieces), flags
+@dataclass(frozen=True, kw_only=True)
+class _Attacked:
+    """The attacked batch (the clean one where a tap is attacked), the eager outputs, their mean error and flags."""
+
+    batch: Batch
+    outputs: Outputs
+    harm: float
+    flags: tuple[str, ...]
 
 
-def _loss_at(bench: Bench, batch: Batch, values: Mapping[str, Tensor]) -> Tensor:
-    attacked = bench.task.space.replace(batch, values)
-    return bench.task.loss(bench.task.forward(bench.model, attacked), attacked)
-
-
-def _mean_loss(bench: Bench, batch: Batch) -> float:
-    with torch.no_grad():
-        return float(bench.task.loss(bench.run(bench.eager, batch), batch).mean())
+def _joined(parts: Sequence[Any]) -> Any:
+    return tree_map(lambda *tensors: torch.cat(tensors), *parts)

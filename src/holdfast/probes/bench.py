@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -48,6 +49,7 @@ class Bench:
         redraw: ``seed -> state`` drawn anew by whatever initialised this model, where that is known.
         stand_in: what is measured in the place of the eager model, such as a session without one.
         piece: samples that are run at once; halved whenever the memory does not suffice.
+        scratch: an npz file in which a long probe may keep what it has found so far; None keeps nothing.
     """
 
     label: RunLabel
@@ -60,6 +62,7 @@ class Bench:
     redraw: Callable[[int], Mapping[str, Tensor]] | None = None
     stand_in: Subject | None = None
     piece: int = BATCH
+    scratch: Path | None = None
     _subjects: tuple[Subject, ...] | None = None
     _tables: dict[tuple[str, str], Table | None] = field(default_factory=dict)
     _outputs: dict[tuple[str, str, str], Outputs] = field(default_factory=dict)

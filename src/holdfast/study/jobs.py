@@ -118,7 +118,9 @@ def run_probe(context: Context, cell: MeasureCell, advance: Advance) -> list[Mea
     measurements: list[Measurement] = []
     probe = build("probe", cell.probe)
     for weights in context.study.recipes[cell.training.recipe].kinds:
-        measurements += probe.run(bench_of(context, cell.training, weights))
+        bench = bench_of(context, cell.training, weights)
+        bench.scratch = context.out / "checkpoints" / f"{cell.key}-{weights}.npz"
+        measurements += probe.run(bench)
         advance(1, weights)
     return measurements
 

@@ -76,6 +76,7 @@ def classification(
         group=by_column(group),
         divergence=lambda reference, other, _: kl_divergence(reference, other),
         failed=wrong,
+        labels=lambda batch: batch[label].long(),
         pseudo_label=lambda outputs, batch: {**batch, label: outputs.argmax(1)},
         mixture=mean_probability,
         picture=_picture(image, label, classes),

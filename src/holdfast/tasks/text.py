@@ -67,6 +67,7 @@ def text(*, target: Target = "mood", samples: int = 2048, test_samples: int = 51
         inputs=lambda batch: (batch["tokens"], batch["mask"]),
         divergence=_divergence,
         failed=None if tied else lambda outputs, batch: _mood_accuracy(outputs, batch) == 0,
+        labels=None if tied else lambda batch: batch["label"],
         pseudo_label=None if tied else lambda outputs, batch: {**batch, "label": outputs.argmax(1)},
         mixture=None if tied else mean_probability,
         fingerprint=f"text {target} {counts} {seed=}",

@@ -1,0 +1,94 @@
+"""Square: random search with square-shaped changes, which needs no gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from holdfast.attacks.classes import classified, logit_margin
+from holdfast.attacks.geometry import by_sample
+from holdfast.attacks.proposals import Draws, Window, cut, move_mass, set_corner
+from holdfast.attacks.seal import Ball, Budget, Norm
+from holdfast.attacks.survivors import State, Survivors
+from holdfast.core.errors import InputError
+
+__all__ = ["Square"]
+
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""Queries after which the changed share is halved, as published for 10 000 queries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square:
+    r"""Random search for a positive margin ``max_{k != y} z_k - z_y``.
+
+    A proposal stays where it raises the margin.
+
+    ``"linf"``: begins with vertical stripes of +-eps; a proposal sets a square window of all channels to one corner of
+    the ball. ``"l2"``: begins with a grid of bumps of length eps; a proposal moves the mass of one window into a bump
+    in another. One window and one set of signs are drawn for the whole batch and per query, as in AutoAttack.
+
+    The last two dimensions are height and width; where there is only one, it is the width.
+
+    Args:
+        eps: budget in units of the leaf, see `Budget`. Published: 8 (of 255) for CIFAR.
+        norm: ``"linf"`` (default) or ``"l2"``.
+        queries: proposals for each sample. Default 5000, as in the standard ensemble.
+        share: of the elements that the first proposals change. Default 0.8.
+
+    Raises:
+        InputError: no query, a share outside 0..1; a task without classes.
+
+    Paper: Andriushchenko et al., "Square Attack", ECCV 2020, algorithms 1 to 3; constants as in AutoAttack.
+    """
+
+    eps: Budget = 8.0
+    norm: Norm = "linf"
+    queries: int = 5000
+    share: float = 0.8
+
+    def __post_init__(self) -> None:
+        if self.queries < 1 or not 0 < self.share <= 1:
+            raise InputError(f"queries {self.queries}, share {self.share}", where="Square",
+                             fix="give at least 1 query and a share in 0..1")  # fmt: skip
+
+    def craft(self, loss: Callable[[Tensor], Tensor], x: Tensor, ball: Ball, generator: Generator) -> Tensor:
+        """The point of highest margin."""
+        live = Survivors(classified(loss, logit_margin, who="Square"), ball)
+        draws = Draws(ball, generator, self.queries)
+        propose = set_corner if self.norm == "linf" else move_mass
+        z = draws.stripes() if self.norm == "linf" else draws.bumps()
+        value, broken = live.ask(z)
+        state = live.leave(z, broken, {"z": z, "value": value})
+        for query in range(self.queries):
+            if not len(live):
+                break
+            side = _side(draws.size, self.share, query)
+            window, old, new = propose(live.ball, state["z"], draws, query, side)
+            value, broken = live.ask(state["z"])
+            state = live.leave(state["z"], broken, {**state, "old": old, "new": new, "new_value": value})
+            state = _accepted(state, window)
+        live.offer(state["z"], state["value"])
+        return live.found
+
+    def passes(self) -> tuple[float, float]:
+        """A forward per query and one for the start."""
+        return self.queries + 1.0, 0.0
+
+
+def _side(size: tuple[int, int], share: float, query: int) -> int:
+    """Side of the window: the root of the elements that are to be changed."""
+    now = share / 2 ** sum(query > mark for mark in HALVINGS)
+    return max(round(math.sqrt(now * size[0] * size[1])), 1)
+
+
+def _accepted(state: State, window: Window) -> State:
+    """Undo the proposal where it did not raise the margin."""
+    z, better = state["z"], state["new_value"] > state["value"]
+    place = cut(z, window)
+    place.copy_(torch.where(by_sample(better, z), state["new"], state["old"]))
+    return {"z": z, "value": state["value"].maximum(state["new_value"])}

@@ -1,0 +1,149 @@
+"""Survivors: samples of a batch that an attack has not broken yet, so that no pass is spent on the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from holdfast.attacks.aim import Aim
+from holdfast.attacks.geometry import Ball, by_sample
+from holdfast.attacks.seal import gradient_of
+from holdfast.core.errors import InputError
+
+__all__ = ["State", "Survivors"]
+
+State: TypeAlias = dict[str, Tensor]
+"""What an attack carries from step to step, each tensor with one entry per surviving sample."""
+
+CPU_STEPS, DEVICE_STEPS = 1, 8
+"""Looks between two departures. A count of survivors waits for the device, so it is taken rarely there."""
+
+
+class Survivors:
+    """The samples that an attack still works on, and the strongest points found so far.
+
+    A sample leaves with the point that broke it when the aim says what broken means; without that all stay, and each
+    gets the point of highest value that was offered. Draws are made for all samples, so that nobody's fate depends
+    on who has left.
+
+    Args:
+        loss: an `Aim`, or a plain loss ``z -> Tensor (B,)``, of which all samples stay.
+        ball: around all samples.
+        wait: looks between two departures; None (default): 1 on a CPU, 8 elsewhere.
+
+    Attributes:
+        aim: for the survivors.
+        ball: around the survivors.
+        rows: their places in the batch, int64 (n,).
+    """
+
+    def __init__(self, loss: Callable[[Tensor], Tensor], ball: Ball, *, wait: int | None = None) -> None:
+        self.aim = loss if isinstance(loss, Aim) else _plain(loss)
+        self.ball = self._whole = ball
+        self.rows = torch.arange(len(ball.x), device=ball.x.device)
+        self._found: Tensor | None = None
+        self._value = torch.full((len(ball.x),), -torch.inf, device=ball.x.device)
+        self._wait = wait or (CPU_STEPS if ball.x.device.type == "cpu" else DEVICE_STEPS)
+        self._looks, self._broken = 0, torch.zeros_like(self.rows, dtype=torch.bool)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def found(self) -> Tensor:
+        """For every sample of the batch what broke it, or the strongest point so far; at first the clean sample."""
+        if self._found is None:
+            self._found = self._whole.x.clone()
+        return self._found
+
+    def among(self, drawn: Tensor) -> Tensor:
+        """The survivors' part of something drawn for all samples."""
+        return drawn if len(self) == len(drawn) else drawn[self.rows]
+
+    def climb(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Value (n,) or (), its gradient with respect to ``z``, and which samples ``z`` breaks, from one forward.
+
+        Raises:
+            NoEffectError: the value does not depend on ``z``.
+        """
+        z = z.detach().requires_grad_()
+        outputs = self.aim.outputs(z)
+        value = self.aim.value(outputs)
+        gradient = gradient_of(value, z)
+        with torch.no_grad():
+            return value.detach(), gradient, self.aim.broken(outputs)
+
+    @torch.no_grad()
+    def look(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Value (n,) at ``z`` and which samples it breaks, from one forward without a gradient."""
+        outputs = self.aim.outputs(z)
+        return self.aim.value(outputs), self.aim.broken(outputs)
+
+    @torch.no_grad()
+    def ask(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `look`, by the aim's ``query``; what that calls broken is confirmed by ``forward``."""
+        if self.aim.query is None:
+            return self.look(z)
+        outputs = self.aim.asked(z)
+        broken = self.aim.broken(outputs)
+        rows = None if broken is None else broken.nonzero().squeeze(1)
+        if broken is not None and rows is not None and len(rows):
+            part = self.aim.take(rows)
+            broken[rows] = part.failed(part.outputs(z[rows]), part.batch) if part.failed else False
+        return self.aim.value(outputs), broken
+
+    @torch.no_grad()
+    def leave(self, z: Tensor, broken: Tensor | None, state: State) -> State:
+        """Let the samples go that ``z`` breaks; returns the state of those that stay.
+
+        Where a count waits for the device, broken samples are only marked and go together after some looks.
+        """
+        if broken is None:
+            return state
+        self._looks += 1
+        if self._wait == 1:
+            if not bool(broken.any()):
+                return state
+            self.found[self.rows[broken]] = z[broken].to(self.found.dtype)
+        else:
+            fresh = by_sample(broken & ~self._broken, z)
+            self.found[self.rows] = torch.where(fresh, z, self.found[self.rows])
+        self._broken = self._broken | broken
+        return state if self._looks % self._wait else self._depart(state)
+
+    def _depart(self, state: State) -> State:
+        stay = (~self._broken).nonzero().squeeze(1)
+        if len(stay) == len(self):
+            return state
+        self.aim, self.ball = self.aim.take(stay), self.ball.take(stay)
+        self.rows, self._broken = self.rows[stay], self._broken[stay]
+        return {name: value[stay] for name, value in state.items()}
+
+    @torch.no_grad()
+    def offer(self, z: Tensor, value: Tensor) -> None:
+        """Keep the points ``z`` of the survivors where their value is the highest so far."""
+        if value.shape != self.rows.shape:
+            raise InputError(f"one loss per sample is needed, got shape {tuple(value.shape)}", where="attack",
+                             fix="return a tensor (B,) from the loss")  # fmt: skip
+        better = (value > self._value[self.rows]) & ~self._broken
+        self.found[self.rows] = torch.where(by_sample(better, z), z, self.found[self.rows])
+        self._value[self.rows] = torch.where(better, value.to(self._value), self._value[self.rows])
+
+    def settle(self, z: Tensor) -> None:
+        """Keep the points ``z`` of the survivors, whatever their value."""
+        if self._found is None and len(self) == len(self._whole.x):
+            self._found = z
+        else:
+            kept = by_sample(self._broken, z)
+            self.found[self.rows] = torch.where(kept, self.found[self.rows], z)
+
+    def end_run(self) -> None:
+        """Let marked samples go before the next run begins."""
+        self._depart({})
+
+
+def _plain(loss: Callable[[Tensor], Tensor]) -> Aim:
+    return Aim(forward=lambda z, _: loss(z), batch=None, error=lambda value, _: value)

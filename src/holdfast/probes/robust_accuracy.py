@@ -1,0 +1,141 @@
+"""Robust accuracy: which share of the samples does no attack of an ensemble break, and can that be trusted?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from holdfast.core.contracts import Attack, Batch, Measurement, Outputs
+from holdfast.core.discover import build
+from holdfast.core.errors import InputError, nearest
+from holdfast.probes.aimed import ZERO_SHARE, Aimed, aimed, doubts, evenly, pieces
+from holdfast.probes.bench import Bench, batch_size
+
+__all__ = ["RobustAccuracy"]
+
+SURVIVED, CLEAN = -2, -1
+BLIND_SHARE = 0.01
+"""Share of samples that an attack without gradients may add before those with gradients are doubted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustAccuracy:
+    """The share of samples that fail under the strongest of several attacks, one row per budget, and who broke them.
+
+    Each attack sees only what the ones before it left over. ``failed`` counts what fails without an attack, too;
+    ``broken_by_X`` what attack X added. Doubts become flags: ``zero_gradient``, ``gradient_masking`` (more steps do
+    less harm, or an attack without gradients breaks what those with gradients left over), ``random_outputs``,
+    ``probabilities``. Inputs outside the declared range are refused.
+
+    Args:
+        attacks: plug-ins of ``attacks/`` in their order; their ``eps`` and ``norm`` are replaced. Default:
+            ``autoattack``, the standard ensemble, for classification; ``apgd`` and ``pgd`` attack any task.
+        eps: budgets in units of the leaf.
+        norm: ``"linf"`` (default) or ``"l2"``.
+        split: which split; ``report`` unless the attack is used to choose.
+        samples: how many samples, spread evenly over the split. Default 256; published numbers use 1000 and more.
+        tap: attack what is added to an inner tensor instead, e.g. ``embedding``: the output of that layer, or with
+            ``:input`` its first input. Its unit is 1.
+        query: a subject of the study (``backend:precision``) that is faster than the eager model: attacks without
+            gradients ask it, and what it calls broken is confirmed by the eager model. Default: none.
+        piece: samples attacked together.
+        seed: of random starts.
+
+    Papers: Croce, Hein, ICML 2020; for the doubts, Carlini et al., "On evaluating adversarial robustness", 2019.
+    """
+
+    attacks: tuple[Any, ...] = ("autoattack",)
+    eps: tuple[float, ...] = (8.0,)
+    norm: Literal["linf", "l2"] = "linf"
+    split: str = "report"
+    samples: int = 256
+    tap: str = ""
+    query: str = ""
+    piece: int = 256
+    seed: int = 0
+    needs: ClassVar[frozenset[str]] = frozenset({"forward", "gradient"})
+
+    def run(self, bench: Bench) -> Iterable[Measurement]:
+        """One row per budget for all attacks together, and one for each of them."""
+        batch = evenly(bench, self.split, self.samples, who="robust_accuracy")
+        for eps in self.eps:
+            members = self._members(eps)
+            parts = [self._attacked(bench, part, members) for part in pieces(batch, self.piece)]
+            verdict = torch.cat([part for part, _ in parts])
+            zeros = sum(count for _, count in parts)
+            yield from self._rows(
+                bench, batch, eps, list(members), verdict, self._flags(bench, batch, members, eps, verdict, zeros)
+            )
+
+    def _members(self, eps: float) -> dict[str, Attack]:
+        """The attacks by name; an ensemble gives its own."""
+        members: dict[str, Attack] = {}
+        for spec in self.attacks:
+            attack = replace(build("attack", spec), eps=eps, norm=self.norm)
+            for member in attack.members() if hasattr(attack, "members") else [attack]:
+                name = type(member).__name__.lower()
+                members[name if name not in members else f"{name}_{len(members)}"] = member
+        return members
+
+    def _attacked(self, bench: Bench, batch: Batch, members: dict[str, Attack]) -> tuple[Tensor, int]:
+        """By sample which attack broke it, and how many samples had no gradient."""
+        target = self._target(bench, batch)
+        verdict = torch.full((batch_size(batch),), SURVIVED)
+        verdict[target.broken(target.x).cpu()] = CLEAN
+        zeros = -1
+        for index, attack in enumerate(members.values()):
+            rows = (verdict == SURVIVED).nonzero().squeeze(1)
+            if not len(rows):
+                break
+            part, seen = target.take(rows), dict[str, Tensor]()
+            crafted = part.crafted(attack, bench, self.seed, seen)
+            verdict[rows[part.broken(crafted).cpu()]] = index
+            if zeros < 0 and "zero_gradient" in seen:
+                zeros = int(seen["zero_gradient"])
+        return verdict, max(zeros, 0)
+
+    def _target(self, bench: Bench, batch: Batch) -> Aimed:
+        target = aimed(bench, batch, tap=self.tap, who="robust_accuracy")
+        if not self.query:
+            return target
+        subjects = {subject.name: subject for subject in bench.subjects}
+        if self.query not in subjects or self.tap:
+            fix = "taps need the eager model" if self.tap else nearest(self.query, subjects)
+            raise InputError(f"query {self.query!r} cannot be asked", where="probe robust_accuracy", fix=fix)
+        run, task = subjects[self.query].run, bench.task
+
+        def ask(values: Any, part: Batch) -> Outputs:
+            return task.forward(run, task.space.replace(part, values))
+
+        return replace(target, aim=replace(target.aim, query=ask))
+
+    def _flags(self, bench: Bench, batch: Batch, members: dict[str, Attack], eps: float, verdict: Tensor,
+               zeros: int) -> tuple[str, ...]:  # fmt: skip
+        first = self._target(bench, pieces(batch, self.piece)[0])
+        found = set(doubts(bench, first, eps, self.norm, self.seed))
+        attacked = int((verdict != CLEAN).sum())
+        if zeros > ZERO_SHARE * attacked:
+            found.add("zero_gradient")
+        blind = [index for index, attack in enumerate(members.values()) if not attack.passes()[1]]
+        added = sum(int((verdict == index).sum()) for index in blind)
+        if 0 < len(blind) < len(members) and added > max(1, BLIND_SHARE * attacked):
+            found.add("gradient_masking")
+        return tuple(sorted(found))
+
+    def _rows(self, bench: Bench, batch: Batch, eps: float, names: list[str], verdict: Tensor,
+              flags: tuple[str, ...]) -> Iterator[Measurement]:  # fmt: skip
+        groups = bench.groups(batch)
+        by_metric = {"failed": verdict != SURVIVED}
+        by_metric |= {f"broken_by_{name}": verdict == index for index, name in enumerate(names) if len(names) > 1}
+        label = "+".join(spec if isinstance(spec, str) else next(iter(spec)) for spec in self.attacks)
+        where = f" at {self.tap}" if self.tap else ""
+        for metric, values in by_metric.items():
+            yield bench.measurement(
+                probe="robust_accuracy", subject=bench.eager, preprocessing=bench.preprocessing[0], split=self.split,
+                condition=f"{label} {self.norm}{where} eps={eps:g}", metric=metric, unit="1", better="lower",
+                values=values.double(), groups=groups, flags=flags,
+            )  # fmt: skip

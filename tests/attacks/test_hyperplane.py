@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import ensemble_twins
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast.attacks.hyperplane import nearest_on
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), norm=st.sampled_from(["linf", "l2"]), size=st.integers(1, 9), far=st.floats(0.01, 3))
+def test_equals_bisection(seed, norm, size, far):
+    g = torch.Generator().manual_seed(seed)
+    slope = torch.randn(4, size, generator=g).double()
+    slope[torch.rand(4, size, generator=g) < 0.2] = 0.0
+    point = torch.rand(4, size, generator=g).double()
+    gap = far * torch.randn(4, generator=g).double()
+    gap[0] = 0.0
+    found = nearest_on(slope, gap, point, 1 - point, norm)
+    for i in range(4):
+        expected = ensemble_twins.nearest_on(slope[i], float(gap[i]), point[i], 1 - point[i], norm)
+        torch.testing.assert_close(found[i], expected, atol=1e-8, rtol=1e-6)
+
+
+def test_without_walls_it_is_the_closed_form():
+    slope, gap = torch.tensor([[3.0, -4.0]]), torch.tensor([10.0])
+    wide = torch.full_like(slope, torch.inf)
+    torch.testing.assert_close(nearest_on(slope, gap, wide, wide, "l2"), 10 * slope / 25)
+    torch.testing.assert_close(nearest_on(slope, gap, wide, wide, "linf"), 10 / 7 * slope.sign())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_no_slope_moves_nothing_and_too_far_takes_all_the_room(norm):
+    room = torch.full((1, 3), 0.5)
+    assert torch.equal(nearest_on(torch.zeros(1, 3), torch.ones(1), room, room, norm), torch.zeros(1, 3))
+    slope = torch.tensor([[1.0, -2.0, 0.5]])
+    torch.testing.assert_close(nearest_on(slope, torch.tensor([1e3]), room, room, norm), 0.5 * slope.sign())

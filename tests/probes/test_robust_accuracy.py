@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from classifier_bench import CLASSES, bench_of
+from torch import nn
+from toy_tasks import ConvNet, model_of, sentences, text
+
+from holdfast.attacks.aim import at_inputs
+from holdfast.attacks.seal import perturb
+from holdfast.core.discover import build
+from holdfast.core.errors import InputError
+from holdfast.probes.robust_accuracy import RobustAccuracy
+
+SHORT = {"autoattack": {"steps": 8, "queries": 40, "targets": 2}}
+
+
+def measured(bench, **options):
+    rows = list(RobustAccuracy(**{"attacks": (SHORT,), "samples": 24, "eps": (4.0,), **options}).run(bench))
+    return {(m.row.condition, m.row.metric): m for m in rows}
+
+
+def by_metric(found):
+    return {metric: m for (_, metric), m in found.items()}
+
+
+def test_the_verdict_is_that_of_the_attacks_one_after_the_other():
+    bench = bench_of(wrong=(2, 5))
+    found = by_metric(measured(bench, eps=(6.0,)))
+    failed = torch.from_numpy(found["failed"].values).bool()
+    assert failed[[2, 5]].all()
+    assert 2 < failed.sum() < 24
+    parts = {name: torch.from_numpy(m.values).bool() for name, m in found.items() if name != "failed"}
+    assert list(parts) == ["broken_by_apgd", "broken_by_apgdt", "broken_by_fab", "broken_by_square"]
+    assert torch.equal(
+        sum(part.int() for part in parts.values()) + torch.zeros(24).index_fill_(0, torch.tensor([2, 5]), 1),
+        failed.int(),
+    )
+    batch = bench.batch("report", "train")
+    member = build("attack", {"apgd": {"loss": "ce", "steps": 8, "eps": 6.0}})
+    adv = perturb(member, at_inputs(bench.task, bench.model, batch), {"image": batch["image"]}, bench.task.space.leaves,
+                  torch.Generator().manual_seed(0), bench.model)  # fmt: skip
+    alone = bench.model(adv["image"]).argmax(1) != batch["y"]
+    assert (failed | ~alone).all()
+
+
+def test_more_budget_breaks_more_and_none_breaks_nothing():
+    found = measured(bench_of(wrong=(0,)), eps=(0.0, 3.0, 12.0, 200.0), norm="linf")
+    shares = [m.row.value for (_, metric), m in found.items() if metric == "failed"]
+    assert shares[0] == pytest.approx(1 / 24)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert ("autoattack linf eps=12", "failed") in found
+
+
+def test_pieces_and_other_norms():
+    whole, cut = (by_metric(measured(bench_of(), norm="l2", eps=(60.0,), piece=size))["failed"] for size in (24, 7))
+    assert whole.row.value == pytest.approx(cut.row.value, abs=0.1)
+    assert whole.row.value > 0
+
+
+def test_a_task_without_classes_is_attacked_by_what_raises_its_error():
+    bench = bench_of(labels=None)
+    with pytest.raises(InputError, match="is for classification"):
+        measured(bench)
+    found = by_metric(measured(bench, attacks=("pgd", {"apgd": {"steps": 10}}), eps=(12.0,)))
+    assert set(found) == {"failed", "broken_by_pgd", "broken_by_apgd"}
+    assert found["failed"].row.value > 0
+
+
+def test_an_inner_tensor_is_attacked():
+    task = text()
+    object.__setattr__(task, "failed", lambda outputs, batch: outputs.argmax(1) != batch["y"])
+    batch, model = sentences(n=12), model_of(task).eval()
+    batch["y"] = model(batch["tokens"], batch["mask"]).argmax(1)
+    bench = bench_of(model, task=task, batch=batch)
+    found = measured(bench, attacks=("pgd",), tap="embedding", eps=(0.01, 3.0), norm="l2")
+    shares = {condition: m.row.value for (condition, metric), m in found.items() if metric == "failed"}
+    assert shares["pgd l2 at embedding eps=0.01"] < shares["pgd l2 at embedding eps=3"]
+    with pytest.raises(InputError, match="no leaf to attack"):
+        measured(bench, attacks=("pgd",))
+
+
+def test_the_model_and_the_random_state_are_as_before():
+    bench = bench_of()
+    state, rng = {k: v.clone() for k, v in bench.model.state_dict().items()}, torch.get_rng_state()
+    measured(bench)
+    assert all(torch.equal(value, state[key]) for key, value in bench.model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert all(p.grad is None and p.requires_grad for p in bench.model.parameters())
+
+
+def test_a_query_subject_gives_the_same_verdict():
+    asked, plain = measured(bench_of(), query="fast:fp32"), measured(bench_of())
+    assert {key: m.row.value for key, m in asked.items()} == {key: m.row.value for key, m in plain.items()}
+    with pytest.raises(InputError, match=r"query 'slow:fp32' cannot be asked \(did you mean 'fast:fp32'"):
+        measured(bench_of(), query="slow:fp32")
+
+
+# --- doubts ---------------------------------------------------------------------------------------------
+
+
+class Wrapped(nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.change = ConvNet(classes=CLASSES), change
+
+    def forward(self, image):
+        return self.change(self.net, image)
+
+
+def rounded(net, image):
+    """No gradient anywhere."""
+    return net((image * 255).round() / 255)
+
+
+def reversed_gradient(net, image):
+    """The right outputs with a gradient that points away from the harm."""
+    return net(2 * image.detach() - image)
+
+
+def noisy(net, image):
+    return net(image + 0.05 * torch.rand_like(image))
+
+
+def softmax(net, image):
+    return net(image).softmax(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "flag"),
+    [
+        (rounded, "zero_gradient"),
+        (reversed_gradient, "gradient_masking"),
+        (noisy, "random_outputs"),
+        (softmax, "probabilities"),
+    ],
+)
+def test_planted_faults_are_flagged(change, flag):
+    found = by_metric(measured(bench_of(Wrapped(change)), eps=(6.0,)))
+    assert flag in found["failed"].row.flags
+
+
+def test_a_plain_model_raises_no_doubt():
+    assert by_metric(measured(bench_of(), eps=(6.0,)))["failed"].row.flags == ()
+
+
+def test_inputs_outside_the_range_are_refused():
+    bench = bench_of()
+    bench.batch("report", "train")["image"].mul_(255)
+    with pytest.raises(InputError, match="leave the declared range"):
+        measured(bench)
+
+
+def test_a_task_that_does_not_say_what_failing_is_is_refused():
+    with pytest.raises(InputError, match="does not say what counts as broken"):
+        measured(bench_of(failed=None))

@@ -116,7 +116,9 @@ def torchattacks_of(model: nn.Module, eps: float, eps_l2: float) -> dict[tuple[s
             ("APGD-CE", norm): torchattacks.APGD(model, **shared, steps=APGD_STEPS, loss="ce"),
             ("APGD-DLR", norm): torchattacks.APGD(model, **shared, steps=APGD_STEPS, loss="dlr"),
             ("APGD-T", norm): torchattacks.APGDT(model, **shared, steps=APGD_STEPS // 2, n_classes=10),
-            ("FAB-T", norm): torchattacks.FAB(model, **shared, steps=APGD_STEPS // 2, multi_targeted=True, n_classes=10),
+            ("FAB-T", norm): torchattacks.FAB(
+                model, **shared, steps=APGD_STEPS // 2, multi_targeted=True, n_classes=10
+            ),
             ("Square", norm): torchattacks.Square(model, **shared, n_queries=QUERIES, resc_schedule=False),
         }
     return {key: lambda x, y, seed, attack=attack: _seeded(attack, seed)(x, y) for key, attack in found.items()}
@@ -210,7 +212,9 @@ def report(lines: list[str]) -> None:
                 continue
             pairs = [(by["holdfast", seed], by[tool, seed]) for seed in seeds]
             a, b = (np.array([pair[i]["robust"] for pair in pairs]) for i in (0, 1))
-            agree = np.mean([np.mean([p == q for p, q in zip(x["verdicts"], y["verdicts"], strict=True)]) for x, y in pairs])
+            agree = np.mean(
+                [np.mean([p == q for p, q in zip(x["verdicts"], y["verdicts"], strict=True)]) for x, y in pairs]
+            )
             half = 2.776 * (a - b).std(ddof=1) / len(a) ** 0.5 if len(a) == 5 else float("nan")
             print(f"{model:6} {norm:5} {attack:9} {tool:13} {a.mean():6.3f} {b.mean():7.3f} "
                   f"{(a - b).mean():+8.4f} [{(a - b).mean() - half:+.4f}, {(a - b).mean() + half:+.4f}] {agree:14.4f} "

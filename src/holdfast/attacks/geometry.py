@@ -144,7 +144,8 @@ class Ball:
         """A random admissible tensor: uniform in the L-infinity ball; random direction, radius uniform, in L2."""
         if self.norm == "linf":
             noise = uniform(self.x.shape, generator, like=self.x).mul_(2.0).sub_(1.0)
-            return self._issue(torch.addcmul(self.x, noise, self.radius, out=noise).clamp_(*self.bounds))
+            spare = noise if noise.stride() == self.x.stride() else None  # the memory format is kept
+            return self._issue(torch.addcmul(self.x, noise, self.radius, out=spare).clamp_(*self.bounds))
         direction = _direction(self.x, generator)
         length = uniform((len(self.x), *([1] * (self.x.ndim - 1))), generator, like=self.x)
         return self.project(self.x + self.radius * (direction * length))

@@ -32,14 +32,14 @@ from holdfast.core.space import Leaf
 from holdfast.data.sources import data_root, read_idx
 from holdfast.models.small_cnn import SmallCNN
 
-SEEDS, SAMPLES, TRAINED, EPOCHS = range(5), 256, 12800, 4
+SEEDS, SAMPLES, TRAINED, EPOCHS = range(5), 128, 9600, 4
 MODELS = {
     "plain": {"data": "mnist", "attack": None, "eps": 0.03, "eps_l2": 0.6},
     "pgd": {"data": "mnist", "attack": {"pgd": {"eps": 0.2, "steps": 5, "alpha": 0.08}}, "eps": 0.2, "eps_l2": 2.0},
     "fgsm": {"data": "fashion_mnist", "attack": {"fgsm": {"eps": 0.05}}, "eps": 0.05, "eps_l2": 0.8},
 }
 UNIT = Leaf(unit=1.0)
-STEPS, APGD_STEPS, QUERIES = 20, 50, 500
+STEPS, APGD_STEPS, QUERIES = 20, 30, 300
 
 
 def images(data: str, part: str, first: int, end: int) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ def test_equals_the_twin_on_the_same_draws():
     windows = [drawn.window(q, _side((5, 5), attack.share, q)) for q in range(80)]
     signs = [drawn.signs(q)[0].flatten() for q in range(80)]
     for i in range(len(x)):
-        margin = lambda z, i=i: float(logit_margin(aim.take(torch.tensor([i])), net(z[None]))[0])  # noqa: E731 - one for each
+        margin = lambda z, i=i: logit_margin(aim.take(torch.tensor([i])), net(z[None])).item()  # noqa: E731 - one for each
         expected = ensemble_twins.square_linf(margin, x[i], start[i], 3 / 255, windows, signs)
         torch.testing.assert_close(adv[i], expected, atol=1e-9, rtol=0)
 

@@ -50,7 +50,16 @@ def test_more_budget_breaks_more_and_none_breaks_nothing():
     assert shares[0] == pytest.approx(1 / 24)
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
-    assert ("autoattack linf eps=12", "failed") in found
+    assert ("autoattack steps=8 queries=40 targets=2 linf eps=12", "failed") in found
+
+
+def test_by_default_it_is_the_standard_ensemble_or_what_suits_few_classes():
+    few = bench_of(ConvNet(classes=3), n=6)
+    found = measured(few, attacks=(), steps=3, queries=5, samples=6)
+    assert {condition for condition, _ in found} == {"apgd+fab+square linf eps=4"}
+    batch = few.batch("report", "train")
+    assert RobustAccuracy()._default(bench_of(), batch) == ("autoattack",)
+    assert RobustAccuracy(steps=9)._default(bench_of(), batch) == ({"autoattack": {"steps": 9, "queries": 5000}},)
 
 
 def test_pieces_and_other_norms():
@@ -63,6 +72,8 @@ def test_a_task_without_classes_is_attacked_by_what_raises_its_error():
     bench = bench_of(labels=None)
     with pytest.raises(InputError, match="is for classification"):
         measured(bench)
+    by_default = measured(bench, attacks=(), steps=5)
+    assert {condition for condition, _ in by_default} == {"apgd+pgd linf eps=4"}
     found = by_metric(measured(bench, attacks=("pgd", {"apgd": {"steps": 10}}), eps=(12.0,)))
     assert set(found) == {"failed", "broken_by_pgd", "broken_by_apgd"}
     assert found["failed"].row.value > 0

@@ -30,7 +30,8 @@ class BreakingStrength:
     batch once broken.
 
     Args:
-        attack: a plug-in of ``attacks/`` with its options; ``eps`` is replaced. Default ``apgd`` with 50 steps.
+        attack: a plug-in of ``attacks/`` with its options; ``eps`` is replaced. Default ``apgd``.
+        steps: of the default attack. Default 50.
         largest: largest budget, in units of the leaf. Default 32.
         rounds: attacks on each sample, at most; the answer is within ``largest / 2^(rounds - 1)``. Default 9.
         split: which split; ``report`` unless the attack is used to choose.
@@ -40,7 +41,8 @@ class BreakingStrength:
         seed: of random starts.
     """
 
-    attack: Any = "apgd"
+    attack: Any = None
+    steps: int = 50
     largest: float = 32.0
     rounds: int = 9
     split: str = "report"
@@ -56,7 +58,7 @@ class BreakingStrength:
 
     def run(self, bench: Bench) -> Iterable[Measurement]:
         """One row."""
-        attack = build("attack", {"apgd": {"steps": 50}} if self.attack == "apgd" else self.attack)
+        attack = build("attack", self.attack or {"apgd": {"steps": self.steps}})
         batch = evenly(bench, self.split, self.samples, who="breaking_strength")
         unfinished = Unfinished(bench.scratch)
         brackets = [

@@ -33,7 +33,10 @@ class RobustAccuracy:
 
     Args:
         attacks: plug-ins of ``attacks/`` in their order; their ``eps`` and ``norm`` are replaced. Default:
-            ``autoattack``, the standard ensemble, for classification; ``apgd`` and ``pgd`` attack any task.
+            ``autoattack``, the standard ensemble, for four classes and more; ``apgd``, ``fab``, ``square`` for fewer;
+            ``apgd`` and ``pgd`` with three starts for any other task. Rows name what was run.
+        steps: of the default attacks. Default 100; with fewer it is not the standard.
+        queries: of Square among the default attacks. Default 5000; with fewer it is not the standard.
         eps: budgets in units of the leaf.
         norm: ``"linf"`` (default) or ``"l2"``.
         split: which split; ``report`` unless the attack is used to choose.
@@ -48,7 +51,9 @@ class RobustAccuracy:
     Papers: Croce, Hein, ICML 2020; for the doubts, Carlini et al., "On evaluating adversarial robustness", 2019.
     """
 
-    attacks: tuple[Any, ...] = ("autoattack",)
+    attacks: tuple[Any, ...] = ()
+    steps: int = 100
+    queries: int = 5000
     eps: tuple[float, ...] = (8.0,)
     norm: Literal["linf", "l2"] = "linf"
     split: str = "report"
@@ -63,18 +68,30 @@ class RobustAccuracy:
         """One row per budget for all attacks together, and one for each of them."""
         batch = evenly(bench, self.split, self.samples, who="robust_accuracy")
         for eps in self.eps:
-            members = self._members(eps)
+            specs = self.attacks or self._default(bench, batch)
+            members = self._members(specs, eps)
             parts = [self._attacked(bench, part, members) for part in pieces(batch, self.piece)]
             verdict = torch.cat([part for part, _ in parts])
             zeros = sum(count for _, count in parts)
-            yield from self._rows(
-                bench, batch, eps, list(members), verdict, self._flags(bench, batch, members, eps, verdict, zeros)
-            )
+            flags = self._flags(bench, batch, members, eps, verdict, zeros)
+            yield from self._rows(bench, batch, eps, specs, list(members), verdict, flags)
 
-    def _members(self, eps: float) -> dict[str, Attack]:
+    def _default(self, bench: Bench, batch: Batch) -> tuple[Any, ...]:
+        """What suits the task."""
+        steps, queries = {"steps": self.steps}, {"queries": self.queries}
+        if bench.task.labels is None:
+            return {"apgd": steps}, {"pgd": {**steps, "restarts": 3}}
+        with torch.no_grad():
+            logits = bench.task.forward(bench.model, pieces(batch, 2)[0])
+        if isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] < 4:
+            return {"apgd": {**steps, "loss": "ce"}}, {"fab": steps}, {"square": queries}
+        standard = (self.steps, self.queries) == (100, 5000)
+        return ("autoattack" if standard else {"autoattack": {**steps, **queries}},)
+
+    def _members(self, specs: tuple[Any, ...], eps: float) -> dict[str, Attack]:
         """The attacks by name; an ensemble gives its own."""
         members: dict[str, Attack] = {}
-        for spec in self.attacks:
+        for spec in specs:
             attack = replace(build("attack", spec), eps=eps, norm=self.norm)
             for member in attack.members() if hasattr(attack, "members") else [attack]:
                 name = type(member).__name__.lower()
@@ -126,12 +143,12 @@ class RobustAccuracy:
             found.add("gradient_masking")
         return tuple(sorted(found))
 
-    def _rows(self, bench: Bench, batch: Batch, eps: float, names: list[str], verdict: Tensor,
-              flags: tuple[str, ...]) -> Iterator[Measurement]:  # fmt: skip
+    def _rows(self, bench: Bench, batch: Batch, eps: float, specs: tuple[Any, ...], names: list[str],
+              verdict: Tensor, flags: tuple[str, ...]) -> Iterator[Measurement]:  # fmt: skip
         groups = bench.groups(batch)
         by_metric = {"failed": verdict != SURVIVED}
         by_metric |= {f"broken_by_{name}": verdict == index for index, name in enumerate(names) if len(names) > 1}
-        label = "+".join(spec if isinstance(spec, str) else next(iter(spec)) for spec in self.attacks)
+        label = "+".join(_said(spec) for spec in specs)
         where = f" at {self.tap}" if self.tap else ""
         for metric, values in by_metric.items():
             yield bench.measurement(
@@ -139,3 +156,12 @@ class RobustAccuracy:
                 condition=f"{label} {self.norm}{where} eps={eps:g}", metric=metric, unit="1", better="lower",
                 values=values.double(), groups=groups, flags=flags,
             )  # fmt: skip
+
+
+def _said(spec: Any) -> str:
+    """An attack as it is named in rows; an ensemble that is not the standard says so."""
+    if isinstance(spec, str):
+        return spec
+    name, options = next(iter(spec.items()))
+    odd = "".join(f" {key}={value}" for key, value in (options or {}).items()) if name == "autoattack" else ""
+    return f"{name}{odd}"

@@ -113,6 +113,15 @@ def test_a_reset_layer_scores_what_it_scores_by_hand(bench: Bench) -> None:
     assert not any(m.row.flags for m in found)
 
 
+def test_a_layer_goes_back_to_any_checkpoint(bench: Bench) -> None:
+    own = {name: value.clone() for name, value in bench.model.state_dict().items()}
+    bench.checkpoints = {"epoch 15": own}
+    found = list(Criticality(kinds=("reinit",), layers=("4",), recalibration=0, risk=0.0).run(bench))
+    assert value_of(found, "reinit epoch 15 4", "accuracy") == value_of(found, "reference", "accuracy")
+    assert value_of(found, "reinit epoch 15 4", "flipped") == 0
+    assert value_of(found, "reinit 4", "flipped") > 0
+
+
 def test_recalibrated_statistics_belong_to_the_changed_layer(bench: Bench) -> None:
     found = list(Criticality(kinds=("reinit",), layers=("1",), risk=0.0, recalibration=600).run(bench))
     model = copy.deepcopy(bench.model)

@@ -44,6 +44,7 @@ def test_equal_the_twins(seed: int, n: int, classes: int, bins: int) -> None:
     assert float(brier_terms(logits, labels).mean()) == pytest.approx(twins.brier(rows, truth), abs=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore")  # what the oracle says at its import
 def test_torchmetrics_agrees() -> None:
     torchmetrics: Any = pytest.importorskip("torchmetrics", reason="the oracle torchmetrics is not installed")
     from torchmetrics.functional.classification.calibration_error import _ce_compute

@@ -26,6 +26,7 @@ def test_equal_the_twins_also_with_ties(known: list[int], strange: list[int]) ->
     assert float(fpr95_terms(a, b).mean()) == pytest.approx(twins.fpr95(known, strange), abs=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore")  # what the oracle says at its import
 def test_torchmetrics_agrees() -> None:
     pytest.importorskip("torchmetrics", reason="the oracle torchmetrics is not installed")
     from torchmetrics.functional.classification import binary_auroc, binary_average_precision

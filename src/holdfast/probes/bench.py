@@ -47,6 +47,7 @@ class Bench:
         preprocessing: pipelines to measure under; the first is the reference.
         initial: the weights before training where they were kept.
         redraw: ``seed -> state`` drawn anew by whatever initialised this model, where that is known.
+        checkpoints: further states kept during training, by a label such as ``"epoch 1"``.
         stand_in: what is measured in the place of the eager model, such as a session without one.
         piece: samples that are run at once; halved whenever the memory does not suffice.
         scratch: an npz file in which a long probe may keep what it has found so far; None keeps nothing.
@@ -60,6 +61,7 @@ class Bench:
     preprocessing: Sequence[str]
     initial: Mapping[str, Tensor] | None = None
     redraw: Callable[[int], Mapping[str, Tensor]] | None = None
+    checkpoints: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     stand_in: Subject | None = None
     piece: int = BATCH
     scratch: Path | None = None

@@ -32,12 +32,13 @@ class Criticality:
     """Resets, redraws, rounds or quantises one layer at a time and measures the task's metrics (Zhang et al. 2022).
 
     A layer is a module with weights of its own; its weight and bias move together. Conditions: ``reference``;
-    ``reinit LAYER``: the weights before training; ``rerand LAYER``: fresh draws from the initialisation law, values
-    averaged over the draws; ``int8 LAYER``, ``fp16 LAYER``, ``bf16 LAYER``: only this layer at that precision. The same
-    with ``recalibrated`` behind it: BatchNorm statistics estimated anew after the change, against a reference that was
-    recalibrated, too. ``reinit robust layers``: all that are robust alone, reset together. Metrics: the task's
-    metrics and drifts per sample; ``critical``: 1 where the primary metric is worse by more than ``tolerance``;
-    ``draw_spread``: the deviation between draws; distances from the start under ``travel LAYER``.
+    ``reinit LAYER``: the weights before training, and ``reinit LABEL LAYER`` for every other checkpoint on the bench;
+    ``rerand LAYER``: fresh draws from the initialisation law, values averaged over the draws; ``int8 LAYER``,
+    ``fp16 LAYER``, ``bf16 LAYER``: only this layer at that precision; ``reinit robust layers``: all that are robust
+    alone, reset together. The same with ``recalibrated`` behind it: BatchNorm statistics estimated anew after the
+    change, against a reference that was recalibrated, too. Metrics: the task's metrics and drifts per sample;
+    ``critical``: 1 where the primary metric is worse by more than ``tolerance``; ``draw_spread``: the deviation between
+    draws; distances from the start under ``travel LAYER``.
 
     Without the weights before training nothing is re-initialised, and fresh draws come from the task's
     ``build_model``, which rows say by the flag ``init_law_assumed``.
@@ -49,7 +50,8 @@ class Criticality:
         tolerance: share of the reference's mean by which a robust layer may worsen the primary metric. Default 0.05.
         draws: fresh draws of each layer; one is noise. Default 5.
         risk: chance that a verdict differs from that on all samples; 0 asks every sample. Default 0.01.
-        recalibration: samples of the ``train`` split for BatchNorm; 0 measures as is only. Default 1024.
+        recalibration: samples of the ``train`` split for BatchNorm; 0, or a task without the split, measures as is
+            only. Default 1024.
         layers: names of the layers to change; default all.
         seed: of the draws and of the order of samples.
 
@@ -78,16 +80,18 @@ class Criticality:
         asking = _Asking(self, bench)
         yield from asking.travels()
         yield from self._sweep(asking, recalibrated=False)
-        if self.recalibration and has_statistics(bench.model):
-            table = asking.recalibration_batches()
-            with with_weights(bench.model, asking.recalibrated(copy_state(bench.model), table)):
+        there = bench.table("train", bench.preprocessing[0]) is not None
+        if self.recalibration and there and has_statistics(bench.model):
+            with with_weights(bench.model, asking.recalibrated(copy_state(bench.model))):
                 yield from self._sweep(asking, recalibrated=True)
 
     def _sweep(self, asking: _Asking, *, recalibrated: bool) -> Iterator[Measurement]:
         mark = " recalibrated" if recalibrated else ""
         changes = asking.changes()
         if recalibrated:
-            changes = [asking.with_recalibration(change) for change in changes if change.kind in ("reinit", "rerand")]
+            changes = [
+                asking.with_recalibration(change) for change in changes if change.kind.startswith(("reinit", "rerand"))
+            ]
         findings = sweep(asking.questions, changes, tolerance=asking.tolerance, risk=self.risk)
         yield from asking.reference(mark)
         verdicts: dict[tuple[str, str], bool] = {}
@@ -153,6 +157,10 @@ class _Asking:
             for layer in self.layers.values():
                 if kind == "reinit":
                     found += [reset(model, [layer], initial, kind=kind)] if initial is not None else []
+                    found += [
+                        reset(model, [layer], state, kind=f"{kind} {label}")
+                        for label, state in self.bench.checkpoints.items()
+                    ]
                 elif kind == "rerand":
                     states = (self._draw(layer, draw) for draw in range(self.probe.draws))
                     found += [reset(model, [layer], state, kind=kind) for state in states]
@@ -190,24 +198,25 @@ class _Asking:
 
     # --- BatchNorm ---
 
+    @cached_property
     def recalibration_batches(self) -> list[Batch]:
         """Training samples for the statistics."""
         batch = self.bench.spread("train", self.pipeline, limit=self.probe.recalibration)
         parts = torch.split(torch.arange(batch_size(batch)), 128)
         return [tree_map(lambda t, i=part: t[i], batch) for part in parts]
 
-    def recalibrated(self, state: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    def recalibrated(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
         """A state with its statistics estimated anew."""
         with with_weights(self.bench.model, state) as model:
-            recalibrate(model, batches, forward=self.bench.task.forward)
+            recalibrate(model, self.recalibration_batches, forward=self.bench.task.forward)
             return copy_state(model)
 
     def with_recalibration(self, change: Change) -> Change:
         """The same change, with the statistics that belong to it."""
-        before, batches = copy_state(self.bench.model), self.recalibration_batches()
+        before = copy_state(self.bench.model)
         with change.entered():
             changed = copy_state(self.bench.model)
-        after = self.recalibrated(changed, batches)
+        after = self.recalibrated(changed)
         moved = {name: value for name, value in after.items() if not torch.equal(value, before[name])}
         layer = Layer(name=change.layer, modules=tuple({name.rpartition(".")[0] for name in moved} | change.modules),
                       parameters=tuple(moved))  # fmt: skip

@@ -4,8 +4,8 @@ OMP_NUM_THREADS=1 python benchmarks/lazy_training/measure.py FOLDER_OF_MNIST > b
 
 f(x) = sum_s a_s relu(w_s x + b_s); w, b ~ N(0, 1); a = +-1 / sqrt(m); only w is trained. Inputs have norm 1. Logistic
 loss, SGD 0.1, batch 64, all 12 665 zeros and ones, 6 epochs. Adversarial training: 2 epochs, PGD of 3 steps in an L2
-ball of 0.3, and after each step every row is projected back into a ball of radius C0 / sqrt(m) around its start. 5 seeds,
-2115 test digits.
+ball of 0.3, and after each step every row is projected back into a ball of radius C0 / sqrt(m) around its start. 5
+seeds, 2115 test digits.
 """
 
 from __future__ import annotations

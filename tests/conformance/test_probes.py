@@ -190,7 +190,7 @@ def test_it_is_a_probe_that_says_what_it_needs(answers: Any) -> None:
     name, _ = answers
     probe = probe_of(name)
     assert isinstance(probe, Probe)
-    assert probe.needs <= {"forward", "gradient", "weights"}
+    assert probe.needs <= {"forward", "gradient", "weights", "intermediates", "initial"}
 
 
 def test_it_answers_for_one_of_the_tasks(answers: Any) -> None:

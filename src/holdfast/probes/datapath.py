@@ -49,7 +49,7 @@ class Datapath:
     samples: int = 128
     precisions: tuple[str, ...] = ("fp16",)
     mass: float = 0.95
-    needs: ClassVar[frozenset[str]] = frozenset({"forward", "gradient", "weights"})
+    needs: ClassVar[frozenset[str]] = frozenset({"forward", "gradient", "intermediates"})
 
     def __post_init__(self) -> None:
         if odd := [name for name in self.precisions if name not in PRECISIONS]:

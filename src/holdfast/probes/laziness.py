@@ -43,7 +43,7 @@ class Laziness:
     split: str = "report"
     samples: int = 512
     kernel_samples: int = 64
-    needs: ClassVar[frozenset[str]] = frozenset({"forward", "gradient", "weights"})
+    needs: ClassVar[frozenset[str]] = frozenset({"forward", "gradient", "weights", "initial"})
 
     def run(self, bench: Bench) -> Iterable[Measurement]:
         """Rows of the travel, the flips, the linearisation error and the kernel."""

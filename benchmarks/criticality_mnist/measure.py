@@ -184,7 +184,7 @@ def quick(model: nn.Module, data: Digits, asked: list[Change], *, risk: float) -
     return [finding.critical for finding in sweep(questions(model, data), asked, tolerance=TOLERANCE, risk=risk)]
 
 
-def speed(runs: list[tuple[nn.Module, Checkpoints]], data: Digits, rounds: int = 7) -> None:
+def speed(runs: list[tuple[nn.Module, Checkpoints]], data: Digits, rounds: int = 5) -> None:
     model, kept = runs[0]
     asked = changes(model, kept)
     ways: dict[str, Callable[[], list[bool]]] = {

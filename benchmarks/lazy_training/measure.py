@@ -3,13 +3,15 @@
 OMP_NUM_THREADS=1 python benchmarks/lazy_training/measure.py FOLDER_OF_MNIST > benchmarks/lazy_training/log.txt
 
 f(x) = sum_s a_s relu(w_s x + b_s); w, b ~ N(0, 1); a = +-1 / sqrt(m); only w is trained. Inputs have norm 1. Logistic
-loss, SGD 0.1, batch 64, all 12 665 zeros and ones, 6 epochs. Adversarial training: 2 epochs, PGD of 3 steps in an L2
-ball of 0.3, and after each step every row is projected back into a ball of radius C0 / sqrt(m) around its start. 5
-seeds, 2115 test digits.
+loss, batch 64. Plain training: SGD 0.1, 6 epochs on all 12 665 zeros and ones, 5 seeds. Adversarial training: SGD
+1.0, 100 steps, PGD of 3 steps in an L2 ball of 0.3, and after each step every row is projected back into a ball of
+radius C0 / sqrt(m) around its start, 3 seeds. Every cell is kept in rows.csv and skipped when it is there. Tested on
+2115 digits, by PGD-20 on the first 500.
 """
 
 from __future__ import annotations
 
+import csv
 import math
 import sys
 from collections.abc import Callable
@@ -21,16 +23,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from holdfast.core.fingerprint import environment
+from holdfast.core.store import atomic_path
 from holdfast.data.sources import read_idx
 from holdfast.select.stats import paired_difference, t_interval
 from holdfast.surgery.laziness import flip_rates, kernel_drift, linearisation_error
 from holdfast.weights.checkpoints import Checkpoints
 from holdfast.weights.travel import travel
 
-SEEDS, EPOCHS, ADVERSARIAL_EPOCHS, STEPS, EPS = range(5), 6, 2, 3, 0.3
+SEEDS, EPOCHS, ADVERSARIAL_SEEDS, ADVERSARIAL_STEPS, EPS = range(5), 6, range(3), 100, 0.3
 BUDGETS = (0.05, 0.1, 0.2, 0.3)
 Digits = tuple[Tensor, Tensor]
 State = dict[str, Tensor]
+Rows = dict[str, dict[str, dict[int, float]]]
+ROWS = Path(__file__).parent / "rows.csv"
 
 
 class TwoLayer(nn.Module):
@@ -81,14 +86,14 @@ def fit(data: Digits, *, width: int, seed: int, adversarial: bool, c0: float = m
     model = TwoLayer(width)
     start = Checkpoints(model)[0]
     x, y = data
-    optimiser = torch.optim.SGD([model.hidden.weight], lr=0.1)
-    for _ in range(ADVERSARIAL_EPOCHS if adversarial else EPOCHS):
-        for indices in torch.randperm(len(x)).split(64):
-            inputs = pgd(model, x[indices], y[indices], EPS, STEPS) if adversarial else x[indices]
-            optimiser.zero_grad()
-            loss(model, inputs, y[indices]).mean().backward()
-            optimiser.step()
-            project(model, start, c0)
+    optimiser = torch.optim.SGD([model.hidden.weight], lr=1.0 if adversarial else 0.1)
+    order = [indices for _ in range(EPOCHS) for indices in torch.randperm(len(x)).split(64)]
+    for indices in order[:ADVERSARIAL_STEPS] if adversarial else order:
+        inputs = pgd(model, x[indices], y[indices], EPS, 3) if adversarial else x[indices]
+        optimiser.zero_grad()
+        loss(model, inputs, y[indices]).mean().backward()
+        optimiser.step()
+        project(model, start, c0)
     return model.eval(), start
 
 
@@ -105,13 +110,13 @@ def project(model: TwoLayer, start: State, c0: float) -> None:
 def measure(model: nn.Module, start: State, data: Digits) -> dict[str, float]:
     x, y = data
 
-    def accuracy(attack: Callable[[Tensor, Tensor], Tensor]) -> float:
-        parts = zip(x.split(500), y.split(500), strict=True)
-        return 100 * sum(float((model(attack(a, b))[:, 0] * b > 0).sum()) for a, b in parts) / len(x)
+    def accuracy(attack: Callable[[Tensor, Tensor], Tensor], n: int = len(x)) -> float:
+        parts = zip(x[:n].split(500), y[:n].split(500), strict=True)
+        return 100 * sum(float((model(attack(a, b))[:, 0] * b > 0).sum()) for a, b in parts) / n
 
     found = {"clean": accuracy(lambda a, b: a)}
     found |= {f"one step {e:g}": accuracy(lambda a, b, e=e: one_step(model, a, b, e)) for e in BUDGETS}
-    found |= {f"PGD-20 {e:g}": accuracy(lambda a, b, e=e: pgd(model, a, b, e, 20)) for e in BUDGETS}
+    found |= {f"PGD-20 {e:g}": accuracy(lambda a, b, e=e: pgd(model, a, b, e, 20), 500) for e in BUDGETS}
     moved = travel(start, model.state_dict(), ["hidden.weight"])
     some, few = (lambda m: m(x[:512])), (lambda m: m(x[:64]))
     errors, moves = linearisation_error(model, start, some)
@@ -122,6 +127,49 @@ def measure(model: nn.Module, start: State, data: Digits) -> dict[str, float]:
     }  # fmt: skip
 
 
+def recipes() -> dict[str, dict[str, Any]]:
+    return {
+        "SGD, m 100": {"width": 100, "adversarial": False},
+        "SGD, m 1000": {"width": 1000, "adversarial": False},
+        **{f"adversarial, m 1000, C0 {c}": {"width": 1000, "adversarial": True, "c0": c} for c in (2, 5, 10, 20)},
+        "adversarial, m 1000, free": {"width": 1000, "adversarial": True},
+    }
+
+
+def read() -> Rows:
+    """Value by recipe, metric and seed, of the cells that are done."""
+    found: Rows = {}
+    if ROWS.exists():
+        with ROWS.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                found.setdefault(row["recipe"], {}).setdefault(row["metric"], {})[int(row["seed"])] = float(
+                    row["value"]
+                )
+    return found
+
+
+def write(rows: Rows) -> None:
+    with atomic_path(ROWS) as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["recipe", "metric", "seed", "value"])
+        writer.writerows(
+            [recipe, metric, seed, f"{value:.6g}"]
+            for recipe, metrics in rows.items() for metric, seeds in metrics.items() for seed, value in seeds.items()
+        )  # fmt: skip
+
+
+def fill(folder: Path) -> None:
+    """Train and measure every cell that is not done, and keep each as soon as it is."""
+    train, test = load(folder, "train"), load(folder, "t10k")
+    for name, recipe in recipes().items():
+        for seed in ADVERSARIAL_SEEDS if recipe["adversarial"] else SEEDS:
+            rows = read()
+            if seed not in rows.get(name, {}).get("clean", {}):
+                for metric, value in measure(*fit(train, seed=seed, **recipe), test).items():
+                    rows.setdefault(name, {}).setdefault(metric, {})[seed] = value
+                write(rows)
+
+
 def said(values: list[float]) -> str:
     found = t_interval(values)
     return f"{found.estimate:.4g} ({found.low:.4g} .. {found.high:.4g})"
@@ -130,27 +178,17 @@ def said(values: list[float]) -> str:
 def main() -> None:
     torch.set_num_threads(1)
     print(environment())
-    folder = Path(sys.argv[1])
-    train, test = load(folder, "train"), load(folder, "t10k")
-    recipes: dict[str, dict[str, Any]] = {
-        "SGD, m 100": {"width": 100, "adversarial": False},
-        "SGD, m 1000": {"width": 1000, "adversarial": False},
-        "adversarial, m 100, free": {"width": 100, "adversarial": True},
-        **{f"adversarial, m 1000, C0 {c}": {"width": 1000, "adversarial": True, "c0": c} for c in (2, 5, 10, 20)},
-        "adversarial, m 1000, free": {"width": 1000, "adversarial": True},
-    }
-    print(f"mean and 95 % t interval over {len(SEEDS)} seeds; accuracy in %, n = {len(test[0])}", flush=True)
-    runs = {}
-    for name, recipe in recipes.items():
-        runs[name] = [measure(*fit(train, seed=seed, **recipe), test) for seed in SEEDS]
-        print(f"\n{name}")
-        for metric in runs[name][0]:
-            print(f"  {metric:20} {said([run[metric] for run in runs[name]])}")
-        sys.stdout.flush()
-    narrow, wide = runs["SGD, m 100"], runs["SGD, m 1000"]
+    fill(Path(sys.argv[1]))
+    rows = read()
+    print("mean and 95 % t interval over seeds; accuracy in %, n = 2115 digits, 500 for PGD")
+    for name in recipes():
+        print(f"\n{name}, {len(rows[name]['clean'])} seeds")
+        for metric, seeds in rows[name].items():
+            print(f"  {metric:20} {said(list(seeds.values()))}")
+    narrow, wide = rows["SGD, m 100"], rows["SGD, m 1000"]
     print("\nwidth 1000 less width 100, SGD, paired by seed")
-    for metric in narrow[0]:
-        gap = paired_difference([run[metric] for run in wide], [run[metric] for run in narrow])
+    for metric in narrow:
+        gap = paired_difference([wide[metric][s] for s in SEEDS], [narrow[metric][s] for s in SEEDS])
         print(f"  {metric:20} {gap.estimate:+.4g} ({gap.interval.low:+.4g} .. {gap.interval.high:+.4g})")
 
 

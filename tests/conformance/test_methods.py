@@ -6,55 +6,21 @@ A method's own test module may hold ``OPTIONS``, or ``make_options(folder)``, wi
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import tempfile
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from found_methods import ALL, METHODS, method_of, objective_of, own_tests
 from toy_tasks import ConvNet, classification, images, model_of, step_of
 
 from holdfast.core.contracts import Method, Term, WeightPerturbation
-from holdfast.core.discover import build, load, names
+from holdfast.core.discover import build
 from holdfast.train.objective import Objective, evaluate
 
-ALL = names("method")
-METHODS = [name for name in ALL if hasattr(load("method", name), "rewrite")]
-"""The others perturb weights."""
-OWN_TESTS = Path(__file__).parents[1] / "methods"
-FOLDER = tempfile.TemporaryDirectory()
 CARDS = Path(__file__).parents[2] / "docs" / "methods"
-
-
-@lru_cache
-def own_tests(name):
-    spec = importlib.util.spec_from_file_location(f"own_{name}", OWN_TESTS / f"test_{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@lru_cache
-def options_of(name):
-    module = own_tests(name)
-    if hasattr(module, "make_options"):
-        return module.make_options(Path(tempfile.mkdtemp(dir=FOLDER.name)))
-    return getattr(module, "OPTIONS", {})
-
-
-def method_of(name, **options):
-    return build("method", {name: {**options_of(name), **options}})
-
-
-def objective_of(name, seed=0, **options):
-    piece = method_of(name, **options)
-    kind = {"methods": [piece]} if name in METHODS else {"perturbation": piece}
-    objective = Objective(classification(), **kind, unlabelled=[images(seed=9)], seed=seed)
-    objective.strategy = "functional"  # so that no forward is spent on looking for checkpointed layers
-    return objective
 
 
 def run(name, seed=0, **options):

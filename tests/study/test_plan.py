@@ -11,6 +11,7 @@ import pytest
 
 from holdfast.core.config import parse_study
 from holdfast.core.discover import load_task
+from holdfast.core.errors import InputError
 from holdfast.study.plan import Plan, make_plan
 
 
@@ -81,3 +82,19 @@ def test_the_source_of_the_task_file_counts_and_its_folder_does_not(raw_study: d
     raw_study["task_options"] = {}
     assert keys(plan_of(raw_study))[0].isdisjoint(keys(task_moved)[0])
     assert len(original[0]) == len(keys(task_moved)[0])
+
+
+def test_the_contents_of_a_teacher_count(raw_study: dict[str, Any], tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher.safetensors"
+    raw_study["recipes"]["taught"] = {"methods": [{"adversarial": {}}]}
+    plain = keys(plan_of(raw_study))[0]
+    raw_study["recipes"]["taught"] = {"methods": [{"rst": {"teacher": str(teacher)}}]}
+    with pytest.raises(InputError, match=r"no file .*teacher.safetensors"):
+        plan_of(raw_study)
+    found = []
+    for content in (b"one", b"another", b"one"):
+        teacher.write_bytes(content)
+        found.append(keys(plan_of(raw_study))[0])
+    assert found[0] == found[2]
+    assert len(found[0] - found[1]) == 2  # the taught recipe under two seeds; the others keep their keys
+    assert len(plain & found[0]) == 4

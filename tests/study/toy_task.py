@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from holdfast.core.contracts import Drift, Metric, Task
 from holdfast.core.space import InputSpace, Leaf
 
-SIZES = {"train": 96, "val": 16, "select": 24, "report": 24, "select_sequence": 20, "report_sequence": 20}
+SIZES = {"train": 96, "val": 16, "select": 24, "report": 24, "select_sequence": 20, "report_sequence": 20,
+         "unlabelled": 32}  # fmt: skip
 
 
 class Frames:

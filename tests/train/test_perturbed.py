@@ -65,6 +65,21 @@ def test_checkpointed_layers_give_the_same_gradient_by_the_other_strategy(pertur
         assert torch.equal(b, c)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_sees_the_moved_weights_in_both_strategies(dtype):
+    """Autocast remembers a weight's cast by the parameter, which in place keeps its name and changes its value."""
+    task, batch, found = classification(), images(), {}
+    for kind, half in ((ConvNet, False), (ConvNet, True), (Checkpointed, True)):
+        model, objective = net(kind), Objective(task, perturbation=SAM(rho=3.0))
+        with torch.autocast("cpu", dtype=dtype, enabled=half):
+            loss = objective(model, batch)
+        loss.backward()
+        found[objective.strategy, half] = model.features[0].weight.grad
+    exact = found["functional", False]
+    for strategy in ("functional", "in_place"):
+        assert (found[strategy, True] - exact).norm() / exact.norm() < 0.05
+
+
 def test_a_functional_call_would_be_wrong_there():
     task, batch = classification(), images()
     plain, other = net(ConvNet), net(Checkpointed)

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import two_ranks
+from two_processes import on_two_ranks
 
 pytestmark = pytest.mark.slow  # two more processes that import torch
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    meeting = tmp_path_factory.mktemp("ranks") / "meeting"
-    command = [sys.executable, str(Path(two_ranks.__file__))]
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(meeting)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    outputs = [rank.communicate(timeout=300) for rank in ranks]
-    assert all(rank.returncode == 0 for rank in ranks), outputs[0][1] + outputs[1][1]
-    result: dict[str, Any] = json.loads(outputs[0][0].splitlines()[-1])
-    return result
+    return on_two_ranks(Path(two_ranks.__file__), tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", list(two_ranks.AVERAGES))

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Artefact", "Attack", "Availability", "Average", "Backend", "Batch", "Drift", "Measurement", "Method",
-    "Metric", "Outputs", "Picture", "Pipeline", "PrecisionPlan", "Prepares", "Probe", "Replays", "Session",
-    "Step", "Subject", "Surgery", "Task", "Term", "UsesUnlabelled", "UsesVariants", "WeightPerturbation",
+    "Metric", "Outputs", "Picture", "Pipeline", "PrecisionPlan", "Prepares", "Probe", "ReadsFiles", "Replays",
+    "Session", "Step", "Subject", "Surgery", "Task", "Term", "UsesUnlabelled", "UsesVariants", "WeightPerturbation",
     "conventional_inputs",
 ]  # fmt: skip
 
@@ -266,6 +266,15 @@ class UsesUnlabelled(Protocol):
     @property
     def uses_unlabelled(self) -> bool:
         """Whether it does with these options."""
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A plug-in that reads files, e.g. a teacher's weights: their contents are part of a study's cell keys."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Their paths."""
 
 
 @runtime_checkable

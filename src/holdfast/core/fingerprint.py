@@ -19,7 +19,7 @@ from typing import Any
 import holdfast
 from holdfast.core.plain import plain
 
-__all__ = ["config_hash", "environment", "source_closure", "source_hash"]
+__all__ = ["config_hash", "environment", "file_hash", "source_closure", "source_hash"]
 
 _PACKAGE = Path(holdfast.__file__).parent
 
@@ -32,6 +32,11 @@ def config_hash(value: Any) -> str:
     """
     text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256, 16 hex digits, of a file's contents."""
+    return _digest(path, _stamp(path))[:16]
 
 
 # --- source ---------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from torch import Generator, Tensor
 
 from holdfast.core.contracts import Step, Term
 from holdfast.core.errors import ClashError, InputError
+from holdfast.core.space import get_leaf
 from holdfast.methods.mixing import beta, mix_leaves, mixed_term, partners, single_view
-from holdfast.methods.rewriting import rewritten
+from holdfast.methods.rewriting import chosen_leaves, rewritten
 
 __all__ = ["CutMix", "box"]
 
@@ -57,11 +58,11 @@ class CutMix:
 
     def _cut(self, term: Term, step: Step) -> Term:
         draw, view = step.draw("cutmix"), single_view(term, who="CutMix")
-        images = list(step.task.space.values(view).values())
+        images = [get_leaf(view, path) for path in chosen_leaves(step.task.space, None, who="CutMix")]
         sizes = {tuple(image.shape[2:]) for image in images}
         if len(sizes) != 1 or any(image.ndim != 4 for image in images):
-            raise InputError(f"leaves of shapes {[tuple(i.shape) for i in images]}", where="CutMix",
-                             fix="it needs images (B, C, H, W) of one size")  # fmt: skip
+            raise InputError(f"leaves of shapes {[tuple(i.shape) for i in images]} are not images of one size",
+                             where="CutMix", fix="it needs (B, C, H, W)")  # fmt: skip
         [(height, width)] = sizes
         pasted = box(height, width, beta(self.alpha, draw), draw)
         order, lam = partners(len(images[0]), draw), 1.0 - pasted.mean()

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from holdfast.core.errors import ClashError
+
 __all__ = ["EVALUATED_TWICE", "Accumulated", "handed_over", "internal_scale", "shared_masks"]
 
 HALF_SCALE = 2.0**10
@@ -48,9 +50,15 @@ class Accumulated:
 
     Args:
         parameters: those that require a gradient take part.
+
+    Raises:
+        ClashError: the weights are sharded (FSDP2); their gradients cannot be asked for, only be left on them.
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
+        if any(hasattr(p, "device_mesh") for p in parameters):
+            raise ClashError("the weights are sharded, gradients cannot be computed on the way", where="hand-over",
+                             fix="use DDP, or another method under FSDP2")  # fmt: skip
         self.parameters = [p for p in parameters if p.requires_grad]
         self._sums: list[Tensor | None] = [None] * len(self.parameters)
         self._value: Tensor | None = None

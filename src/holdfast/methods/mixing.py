@@ -12,8 +12,10 @@ from torch.utils._pytree import tree_map
 
 from holdfast.core.contracts import Batch, Outputs, Step, Term
 from holdfast.core.errors import InputError
+from holdfast.core.space import get_leaf
+from holdfast.methods.rewriting import chosen_leaves
 
-__all__ = ["beta", "blend", "mix_leaves", "mixed_term", "partners", "single_view"]
+__all__ = ["beta", "blend", "mix_leaves", "mixed_term", "partners", "samples_of", "single_view"]
 
 
 def beta(alpha: float, generator: Generator) -> Tensor:
@@ -61,6 +63,16 @@ def mixed_term(term: Term, view: Batch, step: Step, order: Tensor, lam: Tensor, 
         return share * own + (1.0 - share) * swapped
 
     return replace(term, views=(view,), loss=loss, **changes)
+
+
+def samples_of(view: Batch, step: Step, *, who: str) -> int:
+    """Number of samples of a view that is to be mixed.
+
+    Raises:
+        NoEffectError: the task declares no leaf that could be mixed.
+    """
+    path = next(iter(chosen_leaves(step.task.space, None, who=who)))
+    return len(get_leaf(view, path))
 
 
 def single_view(term: Term, *, who: str) -> Batch:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from holdfast.core.contracts import Step, Term
 from holdfast.core.errors import InputError
-from holdfast.methods.mixing import beta, blend, mix_leaves, mixed_term, partners, single_view
+from holdfast.methods.mixing import beta, blend, mix_leaves, mixed_term, partners, samples_of, single_view
 from holdfast.methods.rewriting import rewritten
 
 __all__ = ["Mixup"]
@@ -49,7 +49,7 @@ class Mixup:
     def _mixed(self, term: Term, step: Step) -> Term:
         draw, view = step.draw("mixup"), single_view(term, who="Mixup")
         lam = beta(self.alpha, draw)
-        order = partners(len(next(iter(step.task.space.values(view).values()))), draw)
+        order = partners(samples_of(view, step, who="Mixup"), draw)
         return mixed_term(term, mix_leaves(step, view, order, blend(lam)), step, order, lam)
 
     def passes(self) -> tuple[float, float]:

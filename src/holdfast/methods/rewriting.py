@@ -53,8 +53,12 @@ def chosen_leaves(space: InputSpace, leaf: Leaves, *, who: str) -> dict[str, Lea
     """The declarations of the leaves to act on.
 
     Raises:
+        NoEffectError: the task declares no leaf.
         InputError: a leaf that the task does not declare.
     """
+    if not space.leaves:
+        raise NoEffectError("the task declares no leaf that could be perturbed", where=who,
+                            fix="declare one in Task(space=...), or use a method with a `tap`")  # fmt: skip
     wanted = list(space.leaves) if leaf is None else [leaf] if isinstance(leaf, str) else list(leaf)
     if unknown := [path for path in wanted if path not in space.leaves]:
         raise InputError(f"leaf {unknown[0]!r} is not in the task's input space", where=who,

@@ -57,6 +57,11 @@ class RST:
         """It reads the unlabelled stream."""
         return True
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The teacher's weights."""
+        return (self.teacher,) if self.teacher else ()
+
     def rewrite(self, terms: list[Term], step: Step) -> list[Term]:
         """The terms, the teacher's labels on clean unlabelled inputs, and the divergence there."""
         view = unlabelled_of(step, who="RST")

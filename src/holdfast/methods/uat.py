@@ -74,6 +74,11 @@ class UAT:
         """It reads the unlabelled stream."""
         return True
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The teacher's weights."""
+        return (self.teacher,) if self.teacher else ()
+
     def rewrite(self, terms: list[Term], step: Step) -> list[Term]:
         """The terms and those on the unlabelled batch."""
         return [*terms, *self._added(step)]

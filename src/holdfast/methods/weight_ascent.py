@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from holdfast.core.errors import NoEffectError
+from holdfast.methods.handover import internal_scale
 
 __all__ = ["ascent_gradient", "joint_norm"]
 
@@ -21,8 +22,10 @@ def ascent_gradient(
         NoEffectError: the loss does not depend on any parameter.
     """
     points = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-    found = torch.autograd.grad(loss(points), list(points.values()), allow_unused=True)
-    gradients = {name: g for name, g in zip(points, found, strict=True) if g is not None}
+    value = loss(points)
+    scale = internal_scale(value)
+    found = torch.autograd.grad(value * scale, list(points.values()), allow_unused=True)
+    gradients = {name: g / scale if scale != 1 else g for name, g in zip(points, found, strict=True) if g is not None}
     if not gradients:
         raise NoEffectError("the loss depends on no parameter that is trained", where=who)
     if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
-from holdfast.core.config import PlugIn, Recipe, Study
-from holdfast.core.contracts import Method, Task, UsesUnlabelled, UsesVariants
+from holdfast.core.config import PlugIn, Study
+from holdfast.core.contracts import Method, ReadsFiles, Task, UsesUnlabelled, UsesVariants
 from holdfast.core.discover import build, plugin_module, task_roots
 from holdfast.core.errors import InputError
-from holdfast.core.fingerprint import config_hash, source_hash
+from holdfast.core.fingerprint import config_hash, file_hash, source_hash
 from holdfast.data.table import sensor_batch
 
 __all__ = ["MeasureCell", "Plan", "TableCell", "TrainCell", "make_plan", "methods_of"]
@@ -97,8 +97,8 @@ def make_plan(study: Study, task: Task, *, base: Path) -> Plan:
         if name not in task.pipelines:
             raise InputError(f"no pipeline {name!r}", where="preprocessing", fix=f"one of {sorted(task.pipelines)}")
     tables = tuple(_table_cells(study, task, base))
-    trained_on = {recipe: config_hash([dict(cell.keys) for cell in tables if cell.split in _splits_of(body)])
-                  for recipe, body in study.recipes.items()}  # fmt: skip
+    trained_on = {recipe: config_hash([dict(cell.keys) for cell in tables if cell.split in _splits_of(study, recipe)])
+                  for recipe in study.recipes}  # fmt: skip
     measured_on = config_hash([dict(cell.keys) for cell in tables])
     recipe_keys = {recipe: _recipe_key(study, recipe, trained_on[recipe], base) for recipe in study.recipes}
     probe_keys = [_probe_key(study, probe, measured_on) for probe in study.probes]
@@ -136,16 +136,18 @@ def methods_of(study: Study, recipe: str) -> tuple[Method, ...]:
 # --- keys -----------------------------------------------------------------------------------------------
 
 
-def _splits_of(recipe: Recipe) -> tuple[str, ...]:
+def _splits_of(study: Study, recipe: str) -> tuple[str, ...]:
     """The splits that influence the weights of a recipe."""
-    watched = recipe.guard is not None or (recipe.averages and recipe.batchnorm == "auto")
-    return ("train", "unlabelled", *(("val",) if watched else ()))
+    body = study.recipes[recipe]
+    watched = body.guard is not None or (body.averages and body.batchnorm == "auto")
+    unlabelled = _reads_unlabelled(methods_of(study, recipe))
+    return ("train", *(("unlabelled",) if unlabelled else ()), *(("val",) if watched else ()))
 
 
 def _table_cells(study: Study, task: Task, base: Path) -> Iterable[TableCell]:
     methods = [method for recipe in study.recipes for method in methods_of(study, recipe)]
     variants = {name for method in methods if isinstance(method, UsesVariants) for name in method.variants}
-    unlabelled = any(isinstance(method, UsesUnlabelled) and method.uses_unlabelled for method in methods)
+    unlabelled = _reads_unlabelled(methods)
     shared = {
         "task": study.task,
         "options": study.task_options,
@@ -186,9 +188,22 @@ def _recipe_key(study: Study, recipe: str, data_key: str, base: Path) -> str:
     plug_ins += [("method", body.perturbation)] if body.perturbation else []
     modules = [plugin_module(kind, next(iter(plug_in))) for kind, plug_in in plug_ins]
     settings = study.training_of(recipe).model_dump(exclude={"checkpoint_seconds"})
-    recipe_settings = body.model_dump(exclude={"training", "note"})
+    recipe_settings = {**body.model_dump(exclude={"training", "note"}), "files": _file_hashes(study, recipe)}
     source = source_hash([*modules, *CORE_OF_TRAINING, *_attack_modules(plug_ins), *task_roots(study.task, base=base)])
     return config_hash([recipe_settings, settings, data_key, source, _versions("torch", "numpy"), "threads=1"])
+
+
+def _reads_unlabelled(methods: Iterable[Method]) -> bool:
+    return any(isinstance(method, UsesUnlabelled) and method.uses_unlabelled for method in methods)
+
+
+def _file_hashes(study: Study, recipe: str) -> dict[str, str]:
+    """Contents by path of the files that the recipe's methods read: the same path may hold another teacher tomorrow."""
+    files = [file for method in methods_of(study, recipe) if isinstance(method, ReadsFiles) for file in method.files]
+    if missing := [file for file in files if not Path(file).is_file()]:
+        raise InputError(f"there is no file {missing[0]!r}", where=f"methods of recipe {recipe!r}",
+                         fix="make it first; the path counts from where the study is started")  # fmt: skip
+    return {file: file_hash(Path(file)) for file in files}
 
 
 def _probe_key(study: Study, probe: PlugIn, data_key: str) -> str:

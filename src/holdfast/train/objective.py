@@ -106,7 +106,7 @@ class Objective:
 
     def terms(self, model: nn.Module, batch: Batch) -> list[Term]:
         """The terms of this step after every method; drawing again at the same step gives the same terms."""
-        if self.surgery and type(unwrap(model)) is not self._prepared:
+        if self.surgery and (self._prepared is None or not isinstance(unwrap(model), self._prepared)):
             raise InputError("the model was not prepared", where="objective",
                              fix="train what objective.prepare(model, example) returns")  # fmt: skip
         if self.index % RANGE_CHECK_EVERY == 0:

@@ -15,7 +15,7 @@ from torch.utils import checkpoint as torch_checkpoint
 
 from holdfast.core.contracts import Outputs, Step, Term, WeightPerturbation
 from holdfast.core.errors import ClashError, NoEffectError
-from holdfast.methods.handover import handed_over
+from holdfast.methods.handover import handed_over, internal_scale
 from holdfast.train.terms import evaluate
 from holdfast.train.wrapping import is_sharded, unwrap
 
@@ -126,12 +126,12 @@ def in_place(model: nn.Module, terms: Sequence[Term], perturbation: WeightPertur
 
 def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """Gradients by ``backward``, which checkpointing needs, without touching those that were there."""
-    before = [p.grad for p in parameters]
+    before, scale = [p.grad for p in parameters], internal_scale(loss)
     for p in parameters:
         p.grad = None
     try:
-        torch.autograd.backward(loss)
-        return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        torch.autograd.backward(loss * scale)
+        return [torch.zeros_like(p) if p.grad is None else p.grad / scale for p in parameters]
     finally:
         for p, grad in zip(parameters, before, strict=True):
             p.grad = grad
@@ -143,11 +143,13 @@ def _at(parameters: Values, values: Values) -> Iterator[None]:
     own = {name: parameters[name].data for name in values}
     for name, value in values.items():
         parameters[name].data = value.detach()
+    torch.clear_autocast_cache()  # it knows a parameter by its place, not by its value
     try:
         yield
     finally:
         for name, value in own.items():
             parameters[name].data = value
+        torch.clear_autocast_cache()
 
 
 @contextmanager

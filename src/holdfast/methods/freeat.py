@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.attacks.geometry import Ball, uniform
+from holdfast.attacks.geometry import uniform
 from holdfast.core.contracts import Step, Term
 from holdfast.core.errors import ClashError, InputError, NoEffectError
 from holdfast.core.space import get_leaf, with_leaf
@@ -69,8 +69,7 @@ class FreeAT:
         advance = self._advances(step)
         for path, leaf in chosen_leaves(step.task.space, self.leaf, who="FreeAT").items():
             x = get_leaf(view, path)
-            ball = Ball.around(x, eps=self.eps, norm="linf", leaf=leaf)
-            delta = self._delta(path, ball, step, advance).requires_grad_()
+            delta = self._delta(path, x, leaf.budget(self.eps, x), step, advance).requires_grad_()
             delta.register_hook(_keep(step.state, path))  # type: ignore[no-untyped-call]  # torch leaves it untyped
             view = with_leaf(view, path, leaf.clip(x + delta))
         return replace(term, views=(view,), crafted=True)
@@ -90,19 +89,20 @@ class FreeAT:
         state.update(index=step.index, weights=(id(step.model), version))
         return True
 
-    def _delta(self, path: str, ball: Ball, step: Step, advance: bool) -> Tensor:
+    def _delta(self, path: str, x: Tensor, radius: Tensor, step: Step, advance: bool) -> Tensor:
         """The carried perturbation, fitted to the batch, after this step's move."""
-        state, n = step.state, len(ball.x)
+        state, n = step.state, len(x)
         carried: Tensor | None = state.get(f"delta.{path}")
         gradient: Tensor | None = state.pop(f"gradient.{path}", None) if advance else None
         if carried is not None and gradient is not None:
+            moved = torch.addcmul(carried[: len(gradient)], gradient, radius).clamp_(-radius, radius)
             # A short last batch moved only the first samples' perturbations.
-            moved = (carried[: len(gradient)] + ball.radius * gradient).clamp(-ball.radius, ball.radius)
-            carried = torch.cat([moved, carried[len(gradient) :]])
-        if carried is None or carried.shape[1:] != ball.x.shape[1:] or len(carried) < n:
-            carried = ball.radius * (2.0 * uniform(ball.x.shape, step.draw("freeat"), like=ball.x) - 1.0)
+            rest = carried[len(gradient) :]
+            carried = torch.cat([moved, rest]) if len(rest) else moved
+        if carried is None or carried.shape[1:] != x.shape[1:] or len(carried) < n:
+            carried = radius * (2.0 * uniform(x.shape, step.draw("freeat"), like=x) - 1.0)
         state[f"delta.{path}"] = carried
-        return carried[:n].clone()
+        return carried[:n].detach()  # the same memory, which nothing writes to
 
     def passes(self) -> tuple[float, float]:
         """None: but a run needs as many passes per distinct batch as there are replays."""

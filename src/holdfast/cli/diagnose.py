@@ -28,7 +28,7 @@ def diagnose(
     limit: Annotated[int | None, typer.Option(min=2, help="At most that many samples of a split.")] = None,
     tolerance: Annotated[float | None, typer.Option(min=0, help="What the first metric may lose.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets; default: $HOLDFAST_DATA.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; default: one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0: this one; default: one a core.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> int:
@@ -49,7 +49,7 @@ def diagnose(
         pipelines=tuple(pipeline or ()), subjects=tuple(compare or ()), probes=tuple(probe or ()), limit=limit,
         tolerance=tolerance,
     )  # fmt: skip
-    found, patient = run(order, workers=workers or default_workers(), quiet=quiet)
+    found, patient = run(order, workers=default_workers() if workers is None else workers, quiet=quiet)
     record = json.dumps(to_json(found, treated=prescribe), indent=1, allow_nan=False)
     study = study_text(order, patient, found) if prescribe else None
     made = {"diagnosis.json": record, "diagnosis.html": page(found, treated=prescribe), "study.yaml": study}

@@ -38,7 +38,7 @@ def read_condition(text: str) -> Condition:
     """Words and ``key=value`` settings; ``int8 conv1`` is a layer, ``share of resize`` a step."""
     if found := STEPS.fullmatch(text):
         return Condition(family="share", step=found[1])
-    if (found := LAYERS.fullmatch(text)) and not found[2].endswith("recalibrated"):
+    if found := LAYERS.fullmatch(text):
         return Condition(family=found[1], layer=found[2])
     settings = dict(re.findall(r"([A-Za-z_]+)=(\S+)", text))
     measure = next((name for name in STRENGTHS if _number(settings.get(name, "")) is not None), "")

@@ -24,7 +24,9 @@ QUICK: Mapping[str, float] = {
 """Largest value of a numeric option in a quick diagnosis, whichever probe has it."""
 QUICK_LISTS: Mapping[str, int] = {"eps": 3, "severities": 2, "radii": 3}
 """Longest list of an option, spread over its values; a ``quick`` mapping of the probe itself goes before."""
-ASKED: Mapping[str, Mapping[str, Any]] = {"criticality": {"kinds": ["reinit", "rerand", "int8"]}}
+ASKED: Mapping[str, Mapping[str, Any]] = {
+    "criticality": {"kinds": ["reinit", "rerand", "int8"], "recalibration": 0},
+}  # fmt: skip
 """What a diagnosis asks of a probe beyond its defaults: which layer does not bear int8?"""
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from benchmarks.explain_drift.faults import FAULTS, HALF, IMAGENET, LIMITED, Fault, Side, record, replace
+from PIL import Image
 from scenes import scene
 
 from holdfast.core.errors import InputError
@@ -55,6 +56,29 @@ def test_another_frame_is_none_of_these() -> None:
     found = explain(record(UNSCALED, Side()), record(scene(7, 192, 272), Side()))
     assert found.findings == ()
     assert not found.same_frame
+
+
+def test_what_differs_from_place_to_place_is_none_of_these() -> None:
+    y, x = np.mgrid[: UNSCALED.shape[0], : UNSCALED.shape[1]]
+    light = 1 - 0.5 * np.exp(-((y - 90) ** 2 + (x - 120) ** 2) / 5000.0)[..., None]
+    shadowed = np.rint(UNSCALED * light).astype(np.uint8)
+    turned = np.asarray(Image.fromarray(UNSCALED).rotate(3, Image.Resampling.BILINEAR))
+    for other in (shadowed, turned):
+        found = explain(record(UNSCALED, Side()), record(other, Side()))
+        assert found.findings == ()
+        assert found.same_frame
+        assert "differs from place to place" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    "moment", [scene(7, 392, 552), np.rint(RAW + np.random.default_rng(0).normal(0, 4, RAW.shape))]
+)
+def test_a_raw_frame_of_another_moment_is_refused(moment: np.ndarray) -> None:
+    other = moment.clip(0, 255).astype(np.uint8)
+    training = Side(scale=0.4)
+    pair = record(RAW, training), record(RAW, replace(training, kernel="bilinear"))
+    with pytest.raises(InputError, match="raw frame: is not the frame of the training side"):
+        explain(*pair, raw=other[16:-16, 16:-16])
 
 
 @pytest.mark.parametrize("spread", [2.0, 8.0])

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from holdfast.explain_drift.cause import Cause
+from holdfast.explain_drift.cause import Cause, block_means
 from holdfast.explain_drift.causes.displacement import Displacement
 from holdfast.explain_drift.causes.rounding import Rounding
 from holdfast.explain_drift.causes.storage import Storage
@@ -28,6 +28,8 @@ __all__ = ["Explanation", "Finding", "confidence", "explain"]
 DEPTH = 3
 TIE_NATS = 0.1
 AGREEMENT = 0.3
+EVEN_LEVELS, EVEN_SHARE = 1.5, 0.3
+UNEVEN = "what is left differs from place to place, as with other light, another moment, a rotation: no cause is named"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +103,10 @@ def explain(
     judged = search.run(DEPTH)
     best = judged[0]
     same_frame = search.evidence.agreement(search.predicted(best.causes)) > AGREEMENT
-    if not same_frame:
+    notes: tuple[str, ...] = () if not same_frame or _even(search, best) else (UNEVEN,)
+    if not same_frame or notes:
         best = search.judge([cause for cause in best.causes if isinstance(cause, Storage)])
-    notes: tuple[str, ...] = ()
-    if raw is not None and same_frame:
+    elif raw is not None:
         best, note = name_kernels(structure, search, best, _frame(raw, structure))
         notes = (note,)
     difference, shares, remaining = _shares(structure, search, best.causes)
@@ -114,6 +116,18 @@ def explain(
         domain=structure.domain.detail, difference=difference, remaining=remaining, same_frame=same_frame,
         notes=notes,
     )  # fmt: skip
+
+
+def _even(search: Search, best: Hypothesis) -> bool:
+    """Whether the best explanation holds all over the picture: what it leaves averages out in blocks of 8 x 8.
+
+    Every cause of the catalogue acts everywhere alike, apart from detail. Light, rotation and another moment do not.
+    """
+    without, left = (
+        float(block_means(search.evidence.error(search.predicted(causes)).mean(1, keepdim=True)).abs().mean())
+        for causes in ([cause for cause in best.causes if isinstance(cause, Storage)], best.causes)
+    )
+    return left < EVEN_LEVELS or left < EVEN_SHARE * without
 
 
 def _frame(raw: np.ndarray, structure: Structure) -> Tensor:

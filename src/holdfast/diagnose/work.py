@@ -68,7 +68,7 @@ def run_probe(order: Order, planned: Planned, deadline: float | None, piece: int
     with ExitStack() as closing:
         while True:
             bench = bench_of(order, patient, planned.on, closing, notes)
-            bench.piece = piece
+            bench.piece, bench.scratch = piece, order.out / "scratch" / f"{planned.key}.npz"
             try:
                 rows = _in_pieces(build("probe", planned.spec), piece).run(bench)
                 found, cut = _watched(bench.model, partial(_until, rows, deadline, advance), notes)

@@ -76,10 +76,11 @@ class Adversarial:
 
     def _attacked(self, bench: Bench, attack: Attack, batch: Batch) -> _Attacked:
         parts, outputs, harm, zeros = [], [], 0.0, 0
-        for index, part in enumerate(pieces(batch, PIECE)):
+        size = min(PIECE, bench.piece)
+        for index, part in enumerate(pieces(batch, size)):
             target = aimed(bench, part, tap=self.tap, leave=False, who="adversarial")
             seen: dict[str, Tensor] = {}
-            crafted = target.crafted(attack, bench, self.seed + index * PIECE, seen)
+            crafted = target.crafted(attack, bench, self.seed + index * size, seen)
             with torch.no_grad():
                 outputs.append(target.aim.outputs(crafted))
                 harm += float(target.aim.value(outputs[-1]).sum())

@@ -28,7 +28,7 @@ from holdfast.weights.swa import SWA
 from holdfast.weights.tree import describe_state
 from holdfast.weights.trial import with_weights
 
-EPOCHS, BATCH, LR = 10, 64, 0.05
+EPOCHS, BATCH, LR, TRAINED_ON = 10, 64, 0.05, 6000
 SWA_FROM, SWA_LR = 6, 0.2
 """First averaged epoch; learning rate from there on as a share of the first."""
 RAYS, RADII, FLAT_SAMPLES = 10, (3.0, 6.0), 1000
@@ -98,7 +98,7 @@ def one_seed(name: str, seed: int, tally: Tally) -> None:
     data = load(name)
     made: dict[str, State] = {}
     for recipe in ("decay", "swa"):
-        found = train(name, data["train"], seed, late=recipe == "swa")
+        found = train(name, data["train"].first(TRAINED_ON), seed, late=recipe == "swa")
         made[f"{recipe}/last"] = found["last"]
         for kind in ("ema", "swa"):
             if kind in found:

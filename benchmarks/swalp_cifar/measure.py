@@ -26,7 +26,7 @@ from holdfast.weights.schedule import SWASchedule
 from holdfast.weights.swa import SWA
 from holdfast.weights.trial import copy_state, with_weights
 
-EPOCHS, START, BATCH, LR, SWA_LR, TRAINED_ON = 8, 4, 64, 0.05, 0.2, 4000
+EPOCHS, START, BATCH, LR, SWA_LR, TRAINED_ON = 8, 4, 64, 0.05, 0.2, 3000
 PRECISIONS = {"full": None, "8 bits": 8, "6 bits": 6, "5 bits": 5}
 
 

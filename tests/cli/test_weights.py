@@ -61,6 +61,13 @@ def test_diff_names_missing_and_reshaped_entries(tmp_path: Path, capsys: pytest.
     assert len(facts["reshaped"]) == 2
 
 
+def test_files_without_a_common_entry_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files.save(tmp_path / "a.pt", {"x": torch.zeros(2)})
+    files.save(tmp_path / "b.pt", {"y": torch.zeros(2)})
+    assert run("weights", "diff", tmp_path / "a.pt", tmp_path / "b.pt") == 2
+    assert "no entry in common" in capsys.readouterr().err
+
+
 def test_wrong_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files.save(tmp_path / "a.pt", {"x": torch.zeros(2)})
     assert run("weights", "diff", tmp_path / "a.pt") == 2

@@ -85,6 +85,9 @@ def _diff(left: Opened, right: Opened, limit: int) -> dict[str, Any]:
         "only_in_second": [name for name in right.places if name not in left.places],
     }
     common = [name for name in left.places if name in right.places]
+    if not common:
+        raise InputError("they have no entry in common", where=f"{left.path.name} and {right.path.name}",
+                         fix="are they of one architecture? --key names another state dict")  # fmt: skip
     reshaped, changed, same, squares = [], {}, 0, [0.0, 0.0]
     for name in common:
         a, b = left.tensor(name), right.tensor(name)

@@ -123,6 +123,15 @@ def test_building_leaves_the_global_generator_alone() -> None:
     assert not torch.equal(first[0].weight, build_initial(TASK, 1)[0].weight)
 
 
+def test_schedules_for_averages_are_those_of_the_averages() -> None:
+    late = [learning_rate(Training(lr=0.1, schedule="swa"), step, 100) for step in range(100)]
+    assert late[0] == pytest.approx(0.1)
+    assert late[68:] == pytest.approx([0.01] * 32)  # from nine tenths of the three quarters on
+    cycles = [learning_rate(Training(lr=0.1, schedule="cyclic", epochs=4), step, 100) for step in range(100)]
+    assert [cycles[step] for step in (0, 25, 50, 75)] == pytest.approx([0.1] * 4)
+    assert [cycles[step] for step in (24, 49, 74, 99)] == pytest.approx([0.001] * 4)
+
+
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant", "step"])
 def test_schedules_stay_within_their_bounds(schedule: str) -> None:
     training = Training(lr=0.1, schedule=schedule)

@@ -80,9 +80,8 @@ def test_lists_of_plug_ins_and_unknown_types() -> None:
 def test_plug_ins_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     outside = SimpleNamespace(name="thunder", module="json", attr="JSONDecoder", dist=SimpleNamespace(name="storm"))
     shadow = SimpleNamespace(name="fgsm", module="json", attr="JSONDecoder", dist=None)
-    monkeypatch.setattr(
-        catalogue, "entry_points", lambda group: [outside, shadow] if group == "holdfast.attack" else []
-    )
+    points = SimpleNamespace(select=lambda group: [outside, shadow] if group == "holdfast.attack" else [])
+    monkeypatch.setattr(catalogue, "_entry_points", lambda: points)
     assert "thunder" in names("attack")
     assert "thunder" not in names("method")
     assert load("attack", "thunder").__name__ == "JSONDecoder"

@@ -1,8 +1,7 @@
-"""What plug-ins there are, found by parsing files and reading package metadata: nothing is imported."""
+"""What plug-ins there are, found by searching files and reading package metadata: nothing is imported."""
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any
 
 from holdfast.core.errors import InputError, nearest
 
@@ -112,42 +111,45 @@ def _inside(kind: str) -> Iterator[PlugIn]:
                          attribute=attribute, path=path)  # fmt: skip
 
 
-_DEFINED = re.compile(rb"^(?:class|def)\s+(\w+)", re.MULTILINE)
+_DOCSTRING = r"""[rRuU]?(\"{3}|'{3}|\"|')[ \t]*(?P<summary>.*?)[ \t]*(?:\1|\n)"""
+_OF_FILE = re.compile(r"\A(?:\s*#.*\n|\s*\n)*" + _DOCSTRING)
+_OF_DEFINITION = re.compile(r"^    " + _DOCSTRING, re.MULTILINE)
+_DEFINITION = re.compile(
+    r"^(?P<what>class|def)\s+(?P<name>\w+)(?P<body>.*?)(?=^[^\s)\]}#]|\Z)", re.MULTILINE | re.DOTALL
+)
+_MEMBER = re.compile(r"^    (?:def\s+)?(\w+)\s*[(:]", re.MULTILINE)
 
 
 @cache
 def _definition(path: Path, changed: int, contract: tuple[frozenset[str], ...]) -> tuple[str, str] | None:
-    """Name and summary of what makes a file a plug-in; ``changed`` keeps an edited file from being remembered."""
-    source = path.read_bytes()
-    if not any(_same(name.decode(), path.stem) for name in _DEFINED.findall(source)):
-        return None  # parsing is what takes time
-    try:
-        tree = ast.parse(source, filename=str(path))
-    except SyntaxError as error:
-        raise InputError(str(error.msg), where=f"{path}, line {error.lineno}") from None
-    for node in tree.body:
-        if _bears_name(node, path.stem) and _fulfils(node, contract):
-            text = ast.get_docstring(tree) or ast.get_docstring(node) or ""
-            return node.name, text.partition("\n")[0]
+    """Name and summary of what makes a file a plug-in; ``changed`` keeps an edited file from being remembered.
+
+    The source is searched, not parsed: parsing a hundred files takes ten times as long, and a list should not.
+    """
+    source = path.read_text(encoding="utf-8")
+    for found in _DEFINITION.finditer(source):
+        if _same(found["name"], path.stem) and _fulfils(found, contract):
+            text = _OF_FILE.match(source) or _OF_DEFINITION.search(found["body"])
+            return found["name"], text["summary"] if text else ""
     return None
-
-
-def _bears_name(node: ast.stmt, stem: str) -> TypeGuard[ast.ClassDef | ast.FunctionDef]:
-    return isinstance(node, ast.ClassDef | ast.FunctionDef) and _same(node.name, stem)
 
 
 def _same(name: str, stem: str) -> bool:
     return not name.startswith("_") and name.replace("_", "").lower() == stem.replace("_", "").lower()
 
 
-def _fulfils(node: ast.ClassDef | ast.FunctionDef, contract: tuple[frozenset[str], ...]) -> bool:
-    methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
-    fields = {ast.unparse(item.target) for item in node.body if isinstance(item, ast.AnnAssign)}
-    return not contract or (isinstance(node, ast.ClassDef) and any(names <= methods | fields for names in contract))
+def _fulfils(found: re.Match[str], contract: tuple[frozenset[str], ...]) -> bool:
+    members = set(_MEMBER.findall(found["body"]))
+    return not contract or (found["what"] == "class" and any(names <= members for names in contract))
+
+
+@cache
+def _entry_points() -> Any:
+    return entry_points()  # reads the metadata of every installed package
 
 
 def _outside(kind: str) -> Iterator[PlugIn]:
-    for point in entry_points(group=f"holdfast.{kind}"):
+    for point in _entry_points().select(group=f"holdfast.{kind}"):
         yield PlugIn(
             name=point.name, kind=kind, summary=f"from the package {point.dist.name if point.dist else '?'}",
             module=point.module, attribute=point.attr, path=None,

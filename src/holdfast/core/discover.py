@@ -26,10 +26,13 @@ def load(kind: str, name: str) -> Any:
     """Import a plug-in's class or function.
 
     Raises:
-        InputError: no plug-in of that name, naming the nearest.
+        InputError: no plug-in of that name, naming the nearest; or a file that is no Python.
     """
     plug_in = find(kind, name)
-    return getattr(importlib.import_module(plug_in.module), plug_in.attribute)
+    try:
+        return getattr(importlib.import_module(plug_in.module), plug_in.attribute)
+    except SyntaxError as error:
+        raise InputError(str(error.msg), where=f"{error.filename}, line {error.lineno}") from None
 
 
 def plugin_module(kind: str, name: str) -> str:

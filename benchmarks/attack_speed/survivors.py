@@ -1,14 +1,16 @@
 """What it saves that broken samples leave the batch: PGD beside torchattacks, and the standard ensemble.
 
-python benchmarks/attack_speed/survivors.py pgd [rounds] > benchmarks/attack_speed/survivors.txt
-python benchmarks/attack_speed/survivors.py ensemble [samples] > benchmarks/attack_speed/ensemble.txt
+python benchmarks/attack_speed/survivors.py pgd EPS STEPS [rounds] >> benchmarks/attack_speed/rows.jsonl
+python benchmarks/attack_speed/survivors.py ensemble holdfast|ort|torchattacks [samples] >> .../rows.jsonl
+python benchmarks/attack_speed/survivors.py report < .../rows.jsonl > .../survivors.txt
 
-MNIST and a small convolutional network trained on FGSM. CPU time of one thread, contenders interleaved. Needs
+MNIST and a small convolutional network trained on FGSM. CPU time of one thread; PGD's contenders are interleaved. Needs
 HOLDFAST_DATA; torchattacks is left out where it is not installed.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 import time
@@ -35,6 +37,7 @@ from holdfast.core.fingerprint import environment
 from holdfast.core.space import Leaf
 from holdfast.data.sources import data_root, read_idx
 from holdfast.deploy.subjects import open_subject
+from holdfast.models.small_cnn import SmallCNN
 
 UNIT = Leaf(unit=1.0)
 EPS, BATCH = 0.2, 128
@@ -55,22 +58,15 @@ class Counting(nn.Module):
         return self.model(x)
 
 
-def network() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 49, 10),
-    )  # fmt: skip
-
-
 def digits(part: str, first: int, end: int) -> tuple[Tensor, Tensor]:
     x = read_idx(data_root("mnist", f"{part}-images-idx3-ubyte.gz"))[first:end]
     y = read_idx(data_root("mnist", f"{part}-labels-idx1-ubyte.gz"))[first:end]
     return torch.from_numpy(x[:, None].astype(np.float32) / 255), torch.from_numpy(y.astype(np.int64))
 
 
-def trained(steps: int = 300) -> nn.Module:
+def trained(steps: int = 150) -> nn.Module:
     torch.manual_seed(0)
-    model, (x, y), draws = network(), digits("train", 0, 64 * steps), torch.Generator().manual_seed(0)
+    model, (x, y), draws = SmallCNN(norm=False), digits("train", 0, 64 * steps), torch.Generator().manual_seed(0)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for step in range(steps):
         part, labels = x[step * 64 :][:64], y[step * 64 :][:64]
@@ -119,31 +115,33 @@ def unit_costs(model: nn.Module, x: Tensor, y: Tensor, rounds: int = 15) -> tupl
     return statistics.median(forward) / len(x), statistics.median(both) / len(x)
 
 
-def survivors_only(rounds: int) -> None:
+def survivors_only(eps: float, steps: int, rounds: int) -> dict[str, object]:
+    """PGD with the broken leaving, with all staying, and torchattacks'; ratios of CPU time to the first, by round."""
     model = trained()
     x, y = digits("t10k", 0, 2 * BATCH)
     right = model(x).argmax(1) == y
     x, y = x[right][:BATCH], y[right][:BATCH]
-    peer = torchattacks()
-    print(f"PGD, {BATCH} digits that are classified rightly, ratio of CPU time to survivors only, {rounds} rounds")
-    print("  eps steps  survive   passes      due  all stay  torchattacks     quartiles")
-    for eps, steps in ((0.22, 20), (0.26, 100), (0.4, 20)):
-        attack = PGD(eps=eps, alpha=eps / 8, steps=steps)
-        counted = Counting(model)
-        found = ours(attack, counted, x, y)
-        survive = float((model(found).argmax(1) == y).float().mean())
-        due = looks(model, x, y, eps, steps)
-        contenders = {"ours": lambda a=attack: ours(a, model, x, y),
-                      "all": lambda a=attack: ours(a, model, x, y, leave=False)}  # fmt: skip
-        if peer is not None:
-            theirs = peer.PGD(model, eps=eps, alpha=eps / 8, steps=steps)
-            contenders["peer"] = lambda t=theirs: t(x, y)
-        times = interleaved(contenders, rounds)
-        ratios = {name: [b / a for a, b in zip(times["ours"], took, strict=True)] for name, took in times.items()}
-        low, middle, high = statistics.quantiles(ratios.get("peer", [float("nan")] * 2), n=4)
-        stay = statistics.median(ratios["all"])
-        print(f"{eps:5} {steps:5} {survive:8.3f} {counted.with_gradient:8} {due:8} {stay:9.2f} {middle:13.2f} "
-              f"{low:6.2f} {high:6.2f}", flush=True)  # fmt: skip
+    attack, counted, peer = PGD(eps=eps, alpha=eps / 8, steps=steps), Counting(model), torchattacks()
+    found = ours(attack, counted, x, y)
+    survive = float((model(found).argmax(1) == y).float().mean())
+    contenders = {"ours": lambda: ours(attack, model, x, y), "all stay": lambda: ours(attack, model, x, y, leave=False),
+                  "bare passes": lambda: bare(model, x, y, steps)}  # fmt: skip
+    if peer is not None:
+        theirs = peer.PGD(model, eps=eps, alpha=eps / 8, steps=steps)
+        contenders["torchattacks"] = lambda: theirs(x, y)
+    times = interleaved(contenders, rounds)
+    ratios = {name: [b / a for a, b in zip(times["ours"], took, strict=True)] for name, took in times.items()}
+    return {"what": "pgd", "eps": eps, "steps": steps, "n": len(x), "survive": survive, "rounds": rounds,
+            "passes": counted.with_gradient, "due": looks(model, x, y, eps, steps),
+            "over_bare": [a / b for a, b in zip(times["all stay"], times["bare passes"], strict=True)],
+            "ratios": ratios}  # fmt: skip
+
+
+def bare(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> None:
+    """The passes of PGD with all samples and nothing else."""
+    for _ in range(steps):
+        z = x.detach().requires_grad_()
+        torch.autograd.grad(cross_entropy(model(z), y, reduction="sum"), z)
 
 
 def looks(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int) -> int:
@@ -172,35 +170,24 @@ def interleaved(contenders: dict[str, Callable[[], object]], rounds: int) -> dic
     return times
 
 
-def ensemble(samples: int) -> None:
-    """The standard ensemble: the eager model, ONNX Runtime for Square's queries, torchattacks' members in its place."""
+def ensemble(contender: str, samples: int) -> dict[str, object]:
+    """The standard ensemble once: eager, with ONNX Runtime for Square's queries, or torchattacks' members."""
     model = trained()
     x, y = digits("t10k", 0, samples)
     right = model(x).argmax(1) == y
     forward, both = unit_costs(model, x[:BATCH], y[:BATCH])
-    print(f"standard ensemble, eps {EPS}, {samples} digits, clean {float(right.float().mean()):.3f}")
-    print(f"{'contender':26}       s  forwards backwards  price, s  ratio  robust verdicts")
+    counted = Counting(model)
     with TemporaryDirectory() as folder:
-        session = open_subject("onnxruntime:fp32", model, (x[:2],), None, Path(folder))
-        contenders = {
-            "holdfast": lambda counted: standard(counted, x, y),
-            "holdfast, queries by ORT": lambda counted: standard(counted, x, y, session.run),
-            "torchattacks' members": lambda counted: peers(counted, x, y, right),
-        }
-        reference: Tensor | None = None
-        for name, run in contenders.items():
-            counted = Counting(model)
-            began = time.process_time()
-            robust = run(counted)
-            took = time.process_time() - began
-            if robust is None:
-                continue
-            reference = robust if reference is None else reference
-            price = counted.without * forward + counted.with_gradient * both
-            agree = float((robust == reference).float().mean())
-            forwards, held = counted.without + counted.with_gradient, float(robust.float().mean())
-            print(f"{name:26} {took:7.1f} {forwards:9} {counted.with_gradient:9} {price:9.1f} {took / price:6.3f} "
-                  f"{held:7.3f} {agree:8.4f}", flush=True)  # fmt: skip
+        query = (
+            open_subject("onnxruntime:fp32", model, (x[:2],), None, Path(folder)).run if contender == "ort" else None
+        )
+        began = time.process_time()
+        robust = peers(counted, x, y, right) if contender == "torchattacks" else standard(counted, x, y, query)
+        took = time.process_time() - began
+    return {"what": "ensemble", "contender": contender, "eps": EPS, "n": samples, "cpu_s": took,
+            "forwards": counted.without + counted.with_gradient, "backwards": counted.with_gradient,
+            "price_s": counted.without * forward + counted.with_gradient * both, "clean": float(right.float().mean()),
+            "verdicts": "".join("01"[int(r)] for r in robust)}  # fmt: skip
 
 
 def standard(model: Counting, x: Tensor, y: Tensor, query: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -216,11 +203,11 @@ def standard(model: Counting, x: Tensor, y: Tensor, query: Callable[[Tensor], Te
     return model(found).argmax(1) == y
 
 
-def peers(model: Counting, x: Tensor, y: Tensor, right: Tensor) -> Tensor | None:
+def peers(model: Counting, x: Tensor, y: Tensor, right: Tensor) -> Tensor:
     """Who holds against torchattacks' members at the standard's steps, each on what the ones before left over."""
     peer = torchattacks()
     if peer is None:
-        return None
+        raise SystemExit("torchattacks is not installed")
     shared = {"norm": "Linf", "eps": EPS}
     members = [
         peer.APGD(model, **shared, steps=100, loss="ce"),
@@ -238,15 +225,43 @@ def peers(model: Counting, x: Tensor, y: Tensor, right: Tensor) -> Tensor | None
     return robust
 
 
+def report(lines: list[str]) -> None:
+    """Medians and quartiles of the ratios; price and verdicts of the ensembles."""
+    rows = [json.loads(line) for line in lines]
+    print(next(row["environment"] for row in rows))
+    for row in (row for row in rows if row["what"] == "pgd"):
+        share, over = row["passes"] / row["due"], statistics.median(row["over_bare"])
+        print(
+            f"PGD-{row['steps']} eps {row['eps']}, n {row['n']}, {row['rounds']} rounds: {row['survive']:.3f} survive"
+        )
+        print(f"    {row['passes']} passes, {row['due']} are due ({share:.4f}); all staying: {over:.3f} of bare passes")
+        for name in ("all stay", "torchattacks"):
+            if name in row["ratios"]:
+                low, middle, high = statistics.quantiles(row["ratios"][name], n=4)
+                print(f"    {name:13} {middle:6.2f} times as long [{low:.2f}, {high:.2f}]")
+    ensembles = [row for row in rows if row["what"] == "ensemble"]
+    for row in ensembles:
+        reference = ensembles[0]["verdicts"]
+        agree = sum(a == b for a, b in zip(row["verdicts"], reference, strict=True)) / len(reference)
+        print(f"ensemble {row['contender']:13} n {row['n']} clean {row['clean']:.3f} robust "
+              f"{row['verdicts'].count('1') / row['n']:.3f} {row['cpu_s']:7.1f} s, {row['forwards']} forwards, "
+              f"{row['backwards']} backwards, price of these {row['price_s']:.1f} s: ratio "
+              f"{row['cpu_s'] / row['price_s']:.3f}, verdicts like the first {agree:.4f}")  # fmt: skip
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    what, count = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None
-    print({key: value for key, value in environment().items() if key != "time"})
+    what, *rest = sys.argv[1:]
+    if what == "report":
+        report(sys.stdin.read().splitlines())
+        return
     if what == "pgd":
-        survivors_only(count or 7)
+        row = survivors_only(float(rest[0]), int(rest[1]), int(rest[2]) if len(rest) > 2 else 7)
     else:
-        ensemble(count or 64)
+        row = ensemble(rest[0], int(rest[1]) if len(rest) > 1 else 64)
+    row["environment"] = {key: value for key, value in environment().items() if key != "time"}
+    print(json.dumps(row))
 
 
 if __name__ == "__main__":

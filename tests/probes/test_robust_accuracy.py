@@ -101,6 +101,22 @@ def test_the_model_and_the_random_state_are_as_before():
     assert all(p.grad is None and p.requires_grad for p in bench.model.parameters())
 
 
+def test_too_little_memory_halves_the_pieces() -> None:
+    torch.manual_seed(0)
+    net, sizes = ConvNet(classes=CLASSES).eval(), []
+
+    class Hungry(nn.Module):
+        def forward(self, image):
+            sizes.append(len(image))
+            if len(image) > 7 and len(sizes) > 1:  # the bench itself has labelled all samples at once
+                raise RuntimeError("CUDA out of memory: tried to allocate")
+            return net(image)
+
+    hungry = by_metric(measured(bench_of(Hungry()), attacks=("pgd",), eps=(6.0,), piece=24))["failed"]
+    plain = by_metric(measured(bench_of(net), attacks=("pgd",), eps=(6.0,), piece=6))["failed"]
+    assert hungry.values.tolist() == plain.values.tolist()
+
+
 def test_a_query_subject_gives_the_same_verdict():
     asked, plain = measured(bench_of(), query="fast:fp32"), measured(bench_of())
     assert {key: m.row.value for key, m in asked.items()} == {key: m.row.value for key, m in plain.items()}

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from holdfast.core.contracts import Attack, Batch, Measurement, Outputs, Subject
 from holdfast.core.discover import build
 from holdfast.core.errors import InputError
-from holdfast.probes.aimed import ZERO_SHARE, aimed, evenly, pieces
+from holdfast.probes.aimed import ZERO_SHARE, aimed, by_pieces, evenly
 from holdfast.probes.bench import Bench, batch_size
 
 __all__ = ["Adversarial"]
@@ -75,20 +75,22 @@ class Adversarial:
                     yield from self._rows(bench, subject, condition, found.batch, outputs, (*flags, "transferred"))
 
     def _attacked(self, bench: Bench, attack: Attack, batch: Batch) -> _Attacked:
-        parts, outputs, harm, zeros = [], [], 0.0, 0
-        size = min(PIECE, bench.piece)
-        for index, part in enumerate(pieces(batch, size)):
+        """The whole batch attacked, piece by piece."""
+
+        def piece(start: int, part: Batch) -> tuple[Batch, Outputs, float, int]:
             target = aimed(bench, part, tap=self.tap, leave=False, who="adversarial")
             seen: dict[str, Tensor] = {}
-            crafted = target.crafted(attack, bench, self.seed + index * size, seen)
+            crafted = target.crafted(attack, bench, self.seed + start, seen)
             with torch.no_grad():
-                outputs.append(target.aim.outputs(crafted))
-                harm += float(target.aim.value(outputs[-1]).sum())
-            zeros += int(seen.get("zero_gradient", 0))
-            parts.append(part if self.tap else bench.task.space.replace(part, crafted))
+                outputs = target.aim.outputs(crafted)
+                harm = float(target.aim.value(outputs).sum())
+            shown = part if self.tap else bench.task.space.replace(part, crafted)
+            return shown, outputs, harm, int(seen.get("zero_gradient", 0))
+
+        parts, outputs, harm, zeros = zip(*by_pieces(batch, min(PIECE, bench.piece), piece), strict=True)
         n = batch_size(batch)
-        return _Attacked(batch=_joined(parts), outputs=_joined(outputs), harm=harm / n,
-                         flags=("zero_gradient",) if zeros > ZERO_SHARE * n else ())  # fmt: skip
+        return _Attacked(batch=_joined(parts), outputs=_joined(outputs), harm=sum(harm) / n,
+                         flags=("zero_gradient",) if sum(zeros) > ZERO_SHARE * n else ())  # fmt: skip
 
     def _rows(self, bench: Bench, subject: Subject, condition: str, batch: Batch, outputs: Outputs,
               flags: tuple[str, ...]) -> Iterator[Measurement]:  # fmt: skip

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -16,8 +17,11 @@ from holdfast.attacks.seal import perturb
 from holdfast.core.contracts import Attack, Batch
 from holdfast.core.errors import InputError
 from holdfast.probes.bench import Bench, batch_size
+from holdfast.probes.memory import out_of_memory
 
-__all__ = ["ZERO_SHARE", "Aimed", "aimed", "doubts", "evenly", "pieces"]
+__all__ = ["ZERO_SHARE", "Aimed", "aimed", "by_pieces", "doubts", "evenly", "first"]
+
+T = TypeVar("T")
 
 ZERO_SHARE = 0.05
 """Share of samples without a gradient from which an attack is doubted."""
@@ -70,9 +74,24 @@ def evenly(bench: Bench, split: str, samples: int, *, who: str) -> Batch:
     return table.batch(torch.linspace(0, len(table) - 1, min(samples, len(table))).long())
 
 
-def pieces(batch: Batch, size: int) -> list[Batch]:
-    """A batch cut into batches of at most ``size`` samples."""
-    return [tree_map(lambda t, a=start: t[a : a + size], batch) for start in range(0, batch_size(batch), size)]
+def by_pieces(batch: Batch, size: int, work: Callable[[int, Batch], T]) -> list[T]:
+    """``work(first sample, piece)`` on at most ``size`` samples at once, halved where the memory does not suffice."""
+    found, start, n = list[T](), 0, batch_size(batch)
+    while start < n:
+        try:
+            found.append(work(start, tree_map(lambda t, a=start, b=start + size: t[a:b], batch)))
+        except Exception as error:  # allocators have no common error
+            if not out_of_memory(error) or size == 1:
+                raise
+            size = max(1, min(size, n) // 2)
+        else:
+            start += size
+    return found
+
+
+def first(batch: Batch, count: int) -> Batch:
+    """The first samples of a batch."""
+    return tree_map(lambda t: t[:count], batch)
 
 
 def aimed(bench: Bench, batch: Batch, *, tap: str = "", leave: bool = True, who: str) -> Aimed:
@@ -105,15 +124,20 @@ def aimed(bench: Bench, batch: Batch, *, tap: str = "", leave: bool = True, who:
 # --- doubts ---------------------------------------------------------------------------------------------
 
 
-def doubts(bench: Bench, target: Aimed, eps: float, norm: str, seed: int) -> tuple[str, ...]:
+def doubts(bench: Bench, batch: Batch, make: Callable[[Batch], Aimed], eps: float, norm: str,
+           seed: int) -> set[str]:  # fmt: skip
     """Flags of a model that attacks by gradient may not be able to judge, from a few passes on a few samples."""
-    few = target.take(torch.arange(min(WATCHED, len(next(iter(_tensors(target.x)))))))
+    few = first(batch, WATCHED)
+    return set().union(*by_pieces(few, WATCHED, lambda _, part: _doubts(bench, make(part), eps, norm, seed)))
+
+
+def _doubts(bench: Bench, target: Aimed, eps: float, norm: str, seed: int) -> set[str]:
     found = {
-        "random_outputs": _random(few),
-        "probabilities": _probabilities(few),
-        "gradient_masking": eps > 0 and _falls(bench, few, eps, norm, seed),
+        "random_outputs": _random(target),
+        "probabilities": _probabilities(target),
+        "gradient_masking": eps > 0 and _falls(bench, target, eps, norm, seed),
     }
-    return tuple(flag for flag, raised in found.items() if raised)
+    return {flag for flag, raised in found.items() if raised}
 
 
 @torch.no_grad()
@@ -143,7 +167,3 @@ def _falls(bench: Bench, target: Aimed, eps: float, norm: str, seed: int) -> boo
         with torch.no_grad():
             harm.append(float(kept.aim(crafted).mean()))
     return any(later * SLACK < earlier for earlier, later in pairwise(harm))
-
-
-def _tensors(x: Any) -> list[Tensor]:
-    return list(x.values()) if isinstance(x, dict) else [x]

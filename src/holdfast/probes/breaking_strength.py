@@ -14,7 +14,7 @@ from holdfast.attacks.strength import Bracket, narrowed
 from holdfast.core.contracts import Attack, Batch, Measurement
 from holdfast.core.discover import build
 from holdfast.core.errors import InputError
-from holdfast.probes.aimed import Aimed, aimed, doubts, evenly, pieces
+from holdfast.probes.aimed import Aimed, aimed, by_pieces, doubts, evenly
 from holdfast.probes.bench import Bench
 from holdfast.probes.unfinished import Unfinished
 
@@ -37,7 +37,7 @@ class BreakingStrength:
         split: which split; ``report`` unless the attack is used to choose.
         samples: how many samples, spread evenly over the split.
         tap: attack an inner tensor instead, see `holdfast.probes.robust_accuracy.RobustAccuracy`.
-        piece: samples attacked together.
+        piece: samples attacked together; halved where the memory does not suffice.
         seed: of random starts.
     """
 
@@ -61,26 +61,26 @@ class BreakingStrength:
         attack = build("attack", self.attack or {"apgd": {"steps": self.steps}})
         batch = evenly(bench, self.split, self.samples, who="breaking_strength")
         unfinished = Unfinished(bench.scratch)
-        brackets = [
-            self._bisected(bench, part, attack, unfinished, f"{index}")
-            for index, part in enumerate(pieces(batch, self.piece))
-        ]
+        brackets = by_pieces(
+            batch, self.piece, lambda start, part: self._bisected(bench, part, attack, unfinished, start)
+        )
         values, held = (torch.cat([getattr(b, name) for b in brackets]) for name in ("value", "held"))
-        first = aimed(bench, pieces(batch, self.piece)[0], tap=self.tap, who="breaking_strength")
-        flags = doubts(bench, first, self.largest, attack.norm, self.seed) + (("held",) if held.any() else ())
+        flags = doubts(bench, batch, lambda part: self._aimed(bench, part), self.largest, attack.norm, self.seed)
+        flags |= {"held"} if held.any() else set()
         where = f" at {self.tap}" if self.tap else ""
         yield bench.measurement(
             probe="breaking_strength", subject=bench.eager, preprocessing=bench.preprocessing[0], split=self.split,
             condition=f"{type(attack).__name__.lower()} {attack.norm}{where} up to {self.largest:g}",
             metric="breaking_strength", unit="budget units", better="higher", values=values,
-            groups=bench.groups(batch), flags=flags,
+            groups=bench.groups(batch), flags=sorted(flags),
         )  # fmt: skip
         unfinished.forget()
 
-    def _bisected(self, bench: Bench, batch: Batch, attack: Attack, unfinished: Unfinished, name: str) -> Bracket:
+    def _bisected(self, bench: Bench, batch: Batch, attack: Attack, unfinished: Unfinished, start: int) -> Bracket:
         """The bracket of a piece of the samples after all rounds, resumed from what is on disk."""
-        target = aimed(bench, batch, tap=self.tap, who="breaking_strength")
+        target = self._aimed(bench, batch)
         bracket = Bracket.opened(target.broken(target.x), self.largest)
+        name = f"{start}+{len(bracket.low)}"
         kept = unfinished[name]
         if kept is not None:
             low, high = torch.from_numpy(kept[:2])
@@ -90,6 +90,9 @@ class BreakingStrength:
             rounds = torch.full_like(bracket.low, bracket.rounds)
             unfinished[name] = torch.stack([bracket.low, bracket.high, rounds]).numpy()
         return bracket
+
+    def _aimed(self, bench: Bench, batch: Batch) -> Aimed:
+        return aimed(bench, batch, tap=self.tap, who="breaking_strength")
 
     def _attacked(self, bench: Bench, target: Aimed, attack: Attack, eps: Tensor) -> tuple[Tensor, Tensor]:
         """Which samples break with their own budgets, and how much of it is used."""

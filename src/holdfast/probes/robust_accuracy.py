@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from holdfast.core.contracts import Attack, Batch, Measurement, Outputs
 from holdfast.core.discover import build
 from holdfast.core.errors import InputError, nearest
-from holdfast.probes.aimed import ZERO_SHARE, Aimed, aimed, doubts, evenly, pieces
+from holdfast.probes.aimed import ZERO_SHARE, Aimed, aimed, by_pieces, doubts, evenly, first
 from holdfast.probes.bench import Bench, batch_size
 
 __all__ = ["RobustAccuracy"]
@@ -45,7 +46,7 @@ class RobustAccuracy:
             ``:input`` its first input. Its unit is 1.
         query: a subject of the study (``backend:precision``) that is faster than the eager model: attacks without
             gradients ask it, and what it calls broken is confirmed by the eager model. Default: none.
-        piece: samples attacked together.
+        piece: samples attacked together; halved where the memory does not suffice.
         seed: of random starts.
 
     Papers: Croce, Hein, ICML 2020; for the doubts, Carlini et al., "On evaluating adversarial robustness", 2019.
@@ -70,7 +71,7 @@ class RobustAccuracy:
         for eps in self.eps:
             specs = self.attacks or self._default(bench, batch)
             members = self._members(specs, eps)
-            parts = [self._attacked(bench, part, members) for part in pieces(batch, self.piece)]
+            parts = by_pieces(batch, self.piece, partial(self._attacked, bench, members))
             verdict = torch.cat([part for part, _ in parts])
             zeros = sum(count for _, count in parts)
             flags = self._flags(bench, batch, members, eps, verdict, zeros)
@@ -82,7 +83,7 @@ class RobustAccuracy:
         if bench.task.labels is None:
             return {"apgd": steps}, {"pgd": {**steps, "restarts": 3}}
         with torch.no_grad():
-            logits = bench.task.forward(bench.model, pieces(batch, 2)[0])
+            logits = bench.task.forward(bench.model, first(batch, 2))
         if isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] < 4:
             return {"apgd": {**steps, "loss": "ce"}}, {"fab": steps}, {"square": queries}
         standard = (self.steps, self.queries) == (100, 5000)
@@ -98,7 +99,7 @@ class RobustAccuracy:
                 members[name if name not in members else f"{name}_{len(members)}"] = member
         return members
 
-    def _attacked(self, bench: Bench, batch: Batch, members: dict[str, Attack]) -> tuple[Tensor, int]:
+    def _attacked(self, bench: Bench, members: dict[str, Attack], _: int, batch: Batch) -> tuple[Tensor, int]:
         """By sample which attack broke it, and how many samples had no gradient."""
         target = self._target(bench, batch)
         verdict = torch.full((batch_size(batch),), SURVIVED)
@@ -132,8 +133,7 @@ class RobustAccuracy:
 
     def _flags(self, bench: Bench, batch: Batch, members: dict[str, Attack], eps: float, verdict: Tensor,
                zeros: int) -> tuple[str, ...]:  # fmt: skip
-        first = self._target(bench, pieces(batch, self.piece)[0])
-        found = set(doubts(bench, first, eps, self.norm, self.seed))
+        found = doubts(bench, batch, lambda part: self._target(bench, part), eps, self.norm, self.seed)
         attacked = int((verdict != CLEAN).sum())
         if zeros > ZERO_SHARE * attacked:
             found.add("zero_gradient")

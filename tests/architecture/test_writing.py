@@ -22,6 +22,7 @@ HOME = SOURCE / "core" / "store.py"
 EXCEPTIONS = {
     "src/holdfast/deploy/target/record.py: np.savez_compressed": "runs on the target, where holdfast is not",
     "src/holdfast/report/frames.py: Image.fromarray(image).save": "into memory",
+    "src/holdfast/data/codec.py: image.save": "into memory",
     "src/holdfast/report/svg.py: figure.savefig": "into memory",
 }
 """Calls that look like writing a file and are not, or cannot go through the store, each with the reason."""

@@ -17,6 +17,7 @@ def scene(seed: int = 0, height: int = 232, width: int = 336) -> np.ndarray:
             inside = (y - cy) ** 2 + (x - cx) ** 2 < size**2
         else:
             inside = (abs(y - cy) < size) & (abs(x - cx) < size * rng.uniform(0.1, 1))
-        image[inside] = colour + 0.3 * (image[inside] - image[inside].mean(0))
+        if inside.any():  # a thin box may lie between the pixels
+            image[inside] = colour + 0.3 * (image[inside] - image[inside].mean(0))
     texture = rng.normal(0, 4, (height, width, 1)) + 5 * np.sin(x * 1.7 + 0.6 * y)[..., None]
     return np.rint(image + texture).clip(2, 253).astype(np.uint8)

@@ -41,6 +41,7 @@ KINDS = {
     "attack": Kind("holdfast.attacks", _class_with("craft")),
     "probe": Kind("holdfast.probes", _class_with("needs run")),
     "backend": Kind("holdfast.deploy.backends", _class_with("prepare")),
+    "corruption": Kind("holdfast.data.corruptions", _class_with("family corrupt")),
     "cause": Kind("holdfast.explain_drift.causes", _class_with("apply undo propose")),
     "integration": Kind("holdfast.integrations"),
     "command": Kind("holdfast.cli"),

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
 __all__ = [
-    "Artefact", "Attack", "Availability", "Average", "Backend", "Batch", "Drift", "Measurement", "Method",
-    "Metric", "Outputs", "Picture", "Pipeline", "PrecisionPlan", "Prepares", "Probe", "ReadsFiles", "Replays",
-    "Session", "Step", "Subject", "Surgery", "Task", "Term", "UsesUnlabelled", "UsesVariants", "WeightPerturbation",
-    "conventional_inputs",
+    "Artefact", "Attack", "Availability", "Average", "Backend", "Batch", "Corruption", "Drift", "Measurement",
+    "Method", "Metric", "OnBytes", "Outputs", "Picture", "Pipeline", "PrecisionPlan", "Prepares", "Probe",
+    "ReadsFiles", "ReplacesStep", "Replays", "Session", "StandsIn", "Step", "Subject", "Surgery", "Task", "Term",
+    "UsesPlugIns", "UsesUnlabelled", "UsesVariants", "WeightPerturbation", "conventional_inputs",
 ]  # fmt: skip
 
 Batch: TypeAlias = Any
@@ -355,6 +355,55 @@ class Attack(Protocol):
         """Forward and backward passes; a backward to the input alone counts as half."""
 
 
+class Corruption(Protocol):
+    """A damage of images at severities.
+
+    A frozen dataclass, wrapped by `holdfast.data.corruptions.sealed.corrupted`, which owns every promise. ``family`` is
+    ``noise``, ``blur``, ``weather``, ``digital`` or ``extra`` of ImageNet-C, or ``deploy``; ``moves_pixels`` says that
+    what a target points at moves; ``severities`` are those it has.
+    """
+
+    family: ClassVar[str]
+    moves_pixels: ClassVar[bool]
+    severities: ClassVar[tuple[int, ...]]
+
+    def corrupt(self, image: Tensor, severity: int, draws: Any) -> Tensor:
+        """Images float32 (B, C, H, W) in grey levels 0..255 -> the same, not yet clipped.
+
+        The given ones are not written to, and everything random comes from ``draws``, a
+        `holdfast.data.corruptions.draws.Draws`.
+        """
+
+
+@runtime_checkable
+class OnBytes(Protocol):
+    """A corruption that is defined on bytes and draws nothing: bytes need no way through floats."""
+
+    def corrupt_bytes(self, image: Tensor, severity: int) -> Tensor:
+        """Images uint8 (B, C, H, W) -> the same, as new tensors."""
+
+
+@runtime_checkable
+class StandsIn(Protocol):
+    """A corruption that may only stand in for the published one of its name."""
+
+    @property
+    def variant(self) -> str:
+        """What it is instead, e.g. ``"procedural"``; empty when it is the published one."""
+
+
+@runtime_checkable
+class ReplacesStep(Protocol):
+    """A corruption that takes the place of a step of a pipeline, as it has a meaning only there."""
+
+    @property
+    def replaces(self) -> str:
+        """Name of the step."""
+
+    def step(self, severity: int, size: tuple[int, int]) -> Any:
+        """The step to put there; ``size`` is (height, width) of the step's result."""
+
+
 # --- deployment -----------------------------------------------------------------------------------------
 
 
@@ -481,6 +530,15 @@ class Measurement:
     groups: np.ndarray
     series: Mapping[str, np.ndarray] = field(default_factory=dict)
     pictures: tuple[Picture, ...] = ()
+
+
+@runtime_checkable
+class UsesPlugIns(Protocol):
+    """A probe that builds other plug-ins by name: what they are made of belongs to the key of its cells."""
+
+    @property
+    def plug_ins(self) -> Sequence[tuple[str, str]]:
+        """Kind and name of each."""
 
 
 @runtime_checkable

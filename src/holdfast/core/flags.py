@@ -13,6 +13,8 @@ MEANING: Mapping[str, str] = {
     "a lower bound.",
     "init_law_assumed": "Fresh weights came from the task's own build_model, because the weights before training were "
     "not kept; if the training began elsewhere, they are drawn from another law.",
+    "labels_would_move": "The perturbation moves what the target points at, and the target stays; the metric counts "
+    "that displacement as error.",
     "not_converged": "An iteration ended before it had settled; the value is where it stood then.",
     "precision_not_executed": "The back-end accepted the requested precision but computed in another one; the row "
     "says which.",

@@ -1,9 +1,10 @@
-"""Colour as cameras transmit it: 8-bit YCbCr with chroma at half resolution."""
+"""Colour as cameras transmit it: 8-bit YCbCr, its matrices and ranges, chroma at half resolution; channel order."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,10 +12,11 @@ from torch.nn import functional
 
 from holdfast.core.errors import InputError
 
-__all__ = ["NV12"]
+__all__ = ["NV12", "SwapChannels", "YCbCr", "grey", "raised"]
 
 LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
 """Weights of red and blue in luma (ITU-R BT.601 and BT.709); green has the rest."""
+Coding: TypeAlias = Literal["bt601 limited", "bt601 full", "bt709 limited", "bt709 full"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,3 +83,100 @@ def _halved(image: Tensor) -> Tensor:
 def _mix(matrix: Tensor, image: Tensor) -> Tensor:
     """Apply a matrix (out, in) along the channels of an image (B, in, H, W)."""
     return (matrix @ image.flatten(2)).view(len(image), len(matrix), *image.shape[-2:])
+
+
+def grey(image: Tensor) -> Tensor:
+    """Luma ``0.299 R + 0.587 G + 0.114 B`` (B, 1, H, W); the mean where there are not three channels."""
+    if image.shape[1] != 3:
+        return image.mean(1, keepdim=True)
+    return (image * image.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def raised(image: Tensor, by: float) -> Tensor:
+    """Images float (B, C, H, W) with an HSV value higher by so many grey levels, within 0..255.
+
+    With hue and saturation fixed, colours are proportional to their value, the largest channel; black becomes grey.
+    """
+    value = functools.reduce(torch.maximum, image.split(1, dim=1))
+    target = (value + by).clamp_(0, 255)
+    black = value == 0
+    found = image * (target / value.masked_fill(black, 1.0))
+    return torch.where(black, target, found) if bool(black.any()) else found
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwapChannels:
+    """RGB read as BGR, or the other way round: the channels in reverse order."""
+
+    name: ClassVar[str] = "channels"
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """The same values in other channels."""
+        return image.flip(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class YCbCr:
+    """Round trip RGB -> 8-bit YCbCr -> RGB in which decoder and encoder need not agree.
+
+    An image without three channels stays, as does a last odd row or column's share of chroma.
+
+    Args:
+        encoded: matrix and range of the encoder, e.g. ``"bt601 limited"``.
+        decoded: what the decoder takes them for.
+        down: how chroma is halved: ``keep`` leaves it at full resolution, ``box`` averages 2x2, ``left`` weighs
+            1 2 1 across around every other column, ``drop`` keeps every other sample.
+        up: how it is brought back: repeated, or interpolated from samples at block centres or at the left.
+    """
+
+    name: ClassVar[str] = "colour"
+    encoded: Coding = "bt601 limited"
+    decoded: Coding = "bt601 limited"
+    down: Literal["keep", "box", "left", "drop"] = "keep"
+    up: Literal["nearest", "centred", "left"] = "centred"
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Whole grey levels 0..255 as float32."""
+        if image.shape[1] != 3:
+            return image
+        encode, black = _coding(self.encoded)
+        coded = _mix(encode.to(image), image) + image.new_tensor([black, 128, 128]).view(3, 1, 1)
+        height, width = image.shape[-2:]
+        if self.down != "keep":
+            chroma = _brought_back(_halved(coded[:, 1:], self.down).round(), self.up)[..., :height, :width]
+            coded = torch.cat((coded[:, :1], chroma), dim=1)
+        coded = coded.round().clamp(0, 255)
+        encode, black = _coding(self.decoded)
+        coded = coded - image.new_tensor([black, 128, 128]).view(3, 1, 1)
+        return _mix(torch.linalg.inv(encode).to(image), coded).round().clamp(0, 255)
+
+
+def _coding(name: str) -> tuple[Tensor, float]:
+    """Matrix float64 (3, 3) from RGB to YCbCr without offsets, and where black is."""
+    matrix, _, span = name.partition(" ")
+    luma, chroma, black = (219 / 255, 224 / 255, 16.0) if span == "limited" else (1.0, 1.0, 0.0)
+    kr, kb = LUMA_WEIGHTS[matrix]
+    weights = torch.tensor([kr, 1 - kr - kb, kb], dtype=torch.float64)
+    blue = (torch.tensor([0.0, 0.0, 1.0]) - weights) / (2 - 2 * kb)
+    red = (torch.tensor([1.0, 0.0, 0.0]) - weights) / (2 - 2 * kr)
+    return torch.stack((weights * luma, blue * chroma, red * chroma)), black
+
+
+def _halved(chroma: Tensor, down: str) -> Tensor:
+    chroma = functional.pad(chroma, (0, chroma.shape[-1] % 2, 0, chroma.shape[-2] % 2), mode="replicate")
+    if down == "drop":
+        return chroma[..., ::2, ::2]
+    if down == "box":
+        return functional.avg_pool2d(chroma, 2)
+    rows = functional.pad((chroma[..., ::2, :] + chroma[..., 1::2, :]) / 2, (1, 1, 0, 0), mode="replicate")
+    return (rows[..., :-2:2] + 2 * rows[..., 1:-1:2] + rows[..., 2::2]) / 4
+
+
+def _brought_back(chroma: Tensor, up: str) -> Tensor:
+    if up == "nearest":
+        return functional.interpolate(chroma, scale_factor=2.0, mode="nearest")
+    if up == "centred":
+        return functional.interpolate(chroma, scale_factor=2.0, mode="bilinear", align_corners=False)
+    rows = functional.interpolate(chroma, scale_factor=(2.0, 1.0), mode="bilinear", align_corners=False)
+    right = functional.pad(rows, (0, 1, 0, 0), mode="replicate")[..., 1:]
+    return torch.stack((rows, (rows + right) / 2), dim=-1).flatten(-2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
@@ -10,12 +11,18 @@ from torch import Tensor
 
 from holdfast.core.errors import InputError
 from holdfast.core.space import get_leaf, with_leaf
-from holdfast.data.colour import NV12
+from holdfast.data.camera import Demosaic, Exposure, Noise, SCurve, Vignetting, WhiteBalance
+from holdfast.data.codec import JPEG
+from holdfast.data.colour import NV12, SwapChannels, YCbCr
+from holdfast.data.geometry import LensError, Roll, Shift, Yaw
+from holdfast.data.numeric import NarrowInput
+from holdfast.data.real_resize import OpenCVResize, PillowResize
 from holdfast.data.resize import IntegerBilinear, PointSample, Resize
 
 __all__ = [
-    "NV12", "Crop", "Gain", "Gamma", "ImageStep", "IntegerBilinear", "Pipeline", "PointSample", "Resize",
-    "RoundUint8", "Scale",
+    "JPEG", "NV12", "Crop", "Demosaic", "Exposure", "Gain", "Gamma", "ImageStep", "IntegerBilinear", "LensError",
+    "NarrowInput", "Noise", "OpenCVResize", "PillowResize", "Pipeline", "PointSample", "Resize", "Roll", "RoundUint8",
+    "SCurve", "Scale", "Shift", "SwapChannels", "Vignetting", "WhiteBalance", "YCbCr", "Yaw",
 ]  # fmt: skip
 
 
@@ -94,6 +101,48 @@ class Pipeline:
             raise InputError(f"no step {name!r}", where="pipeline", fix=f"one of {[step.name for step in self.steps]}")
         swapped = tuple(step if old.name == name else old for old in self.steps)
         return replace(self, steps=tuple(step for step in swapped if step is not None))
+
+    def size_after(self, name: str, image: Tensor) -> tuple[int, int]:
+        """Height and width of images (B, 3, H, W) after the step of that name."""
+        one = image[:1].float()
+        for step in self.steps:
+            one = step(one)
+            if step.name == name:
+                break
+        return one.shape[-2], one.shape[-1]
+
+    def differences(self, other: Pipeline) -> tuple[str, ...]:
+        """Names of the steps that only one of the two has, or that differ, in the order of both.
+
+        Raises:
+            InputError: steps that both have stand in another order.
+        """
+        return tuple(name for name in self._merged(other) if self.step(name) != other.step(name))
+
+    def mixed(self, other: Pipeline, names: Collection[str]) -> Pipeline:
+        """This pipeline with the steps ``names`` as the other one has them, which may be not at all.
+
+        Raises:
+            InputError: steps that both have stand in another order.
+        """
+        found = [(other if name in names else self).step(name) for name in self._merged(other)]
+        return replace(self, steps=tuple(step for step in found if step is not None))
+
+    def _merged(self, other: Pipeline) -> list[str]:
+        """All names in an order that both keep; a step of one alone stands before the next that both have."""
+        mine, theirs = ([step.name for step in pipeline.steps] for pipeline in (self, other))
+        shared = [name for name in mine if name in theirs]
+        if shared != [name for name in theirs if name in mine]:
+            raise InputError(
+                f"{mine} and {theirs} cannot be mixed", where="pipeline", fix="keep the order of common steps"
+            )
+        merged: list[str] = []
+        for stop in (*shared, None):
+            for names in (theirs, mine):
+                end = len(names) if stop is None else names.index(stop)
+                merged += [name for name in names[:end] if name not in merged]
+            merged += [] if stop is None else [stop]
+        return merged
 
 
 @dataclass(frozen=True, kw_only=True)

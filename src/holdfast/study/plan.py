@@ -12,7 +12,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from holdfast.core.config import PlugIn, Study
-from holdfast.core.contracts import Method, ReadsFiles, Task, UsesUnlabelled, UsesVariants
+from holdfast.core.contracts import Method, ReadsFiles, Task, UsesPlugIns, UsesUnlabelled, UsesVariants
 from holdfast.core.discover import build, plugin_module, task_roots
 from holdfast.core.errors import InputError
 from holdfast.core.fingerprint import config_hash, file_hash, source_hash
@@ -210,6 +210,9 @@ def _probe_key(study: Study, probe: PlugIn, data_key: str) -> str:
     """What the cells of a probe have in common."""
     backends = {subject.split(":")[0] for subject in study.subjects}
     modules = [plugin_module("backend", name) for name in sorted(backends)]
+    built = build("probe", probe)
+    if isinstance(built, UsesPlugIns):
+        modules += [plugin_module(kind, name) for kind, name in built.plug_ins]
     source = source_hash([plugin_module("probe", next(iter(probe))), *modules, *_attack_modules([("probe", probe)])])
     settings = [study.subjects, study.preprocessing, probe, data_key]
     return config_hash([settings, source, _versions("torch", "numpy", "onnxruntime", "onnx")])

@@ -1,0 +1,59 @@
+"""What a lossy codec between camera and network leaves of an image; bytes by way of Pillow."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+__all__ = ["JPEG", "plane_by_plane"]
+
+SUBSAMPLING = {"444": 0, "422": 1, "420": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JPEG:
+    """Encode as a JPEG file and decode again, by Pillow.
+
+    Three channels are a colour image; with any other number each channel is a grey one.
+
+    Args:
+        quality: 1 to 95, as libjpeg counts it.
+        chroma: resolution of chroma; ``420`` halves both directions.
+    """
+
+    name: ClassVar[str] = "codec"
+    quality: int = 75
+    chroma: Literal["444", "422", "420"] = "420"
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Whole grey levels 0..255 as float32, on the device of ``image``."""
+        return self.of_bytes(image.round().clamp(0, 255).to(torch.uint8)).float()
+
+    def of_bytes(self, image: Tensor) -> Tensor:
+        """The same of images uint8 (B, C, H, W)."""
+        if image.shape[1] != 3:
+            return plane_by_plane(image, self._coded)
+        found = np.empty(image.shape, dtype=np.uint8)
+        for result, planes in zip(found, image.cpu().numpy(), strict=True):
+            decoded = self._coded(Image.merge("RGB", [Image.fromarray(plane) for plane in planes]))
+            for channel, band in zip(result, "RGB", strict=True):
+                channel[:] = np.frombuffer(decoded.tobytes("raw", band), np.uint8).reshape(channel.shape)
+        return torch.from_numpy(found).to(image.device)
+
+    def _coded(self, image: Image.Image) -> Image.Image:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=self.quality, subsampling=SUBSAMPLING[self.chroma])
+        return Image.open(file, formats=("JPEG",))
+
+
+def plane_by_plane(image: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
+    """Each channel of each image uint8 (B, C, H, W) changed by Pillow as a grey image of its own, all to one size."""
+    planes = [np.asarray(change(Image.fromarray(plane))) for plane in image.cpu().flatten(0, 1).numpy()]
+    return torch.from_numpy(np.stack(planes)).unflatten(0, tuple(image.shape[:2])).to(image.device)

@@ -1,0 +1,51 @@
+"""Large pixels: the image is shrunk and enlarged again without interpolation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from holdfast.data.codec import plane_by_plane
+from holdfast.data.corruptions.draws import Draws
+from holdfast.data.corruptions.published import Table
+
+__all__ = ["Pixelate"]
+
+BOX, NEAREST = Image.Resampling.BOX, Image.Resampling.NEAREST
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixelate:
+    """Shrink to ``int(c n)`` pixels a side and enlarge again, both by Pillow's ``BOX``, in whole grey levels.
+
+    Args:
+        table: published parameters, see `holdfast.data.corruptions.published.Table`.
+
+    Source: Hendrycks and Dietterich, ICLR 2019.
+    """
+
+    family: ClassVar[str] = "digital"
+    moves_pixels: ClassVar[bool] = False
+    severities: ClassVar[tuple[int, ...]] = (1, 2, 3, 4, 5)
+    table: Table = "imagenet"
+
+    SHARE: ClassVar[Mapping[Table, tuple[float, ...]]] = {
+        "imagenet": (0.6, 0.5, 0.4, 0.3, 0.25),
+        "cifar": (0.95, 0.9, 0.85, 0.75, 0.65),
+    }
+
+    def corrupt(self, image: Tensor, severity: int, draws: Draws) -> Tensor:
+        """The coarse images; see `holdfast.core.contracts.Corruption`."""
+        return self.corrupt_bytes(image.round().to(torch.uint8), severity).to(image)
+
+    def corrupt_bytes(self, image: Tensor, severity: int) -> Tensor:
+        """The same of bytes; see `holdfast.core.contracts.OnBytes`."""
+        share, (height, width) = self.SHARE[self.table][severity - 1], image.shape[-2:]
+        small = (max(1, int(width * share)), max(1, int(height * share)))
+        # Enlarging by boxes is repeating the nearest pixel, for which Pillow has a quicker way.
+        return plane_by_plane(image, lambda plane: plane.resize(small, BOX).resize((width, height), NEAREST))

@@ -168,9 +168,13 @@ def differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def asked(name: str, kind: str) -> tuple[list[Measurement], dict[str, Any], dict[str, Any], Bench]:
     bench = the_bench(kind)
-    before = bits(bench)
+    before, found = bits(bench), []
+    own = {key: value.clone() for key, value in bench.model.state_dict().items()}
     try:
-        found = list(probe_of(name).run(bench))
+        for measurement in probe_of(name).run(bench):
+            found.append(measurement)
+            between = [key for key, value in bench.model.state_dict().items() if not torch.equal(value, own[key])]
+            assert between == [], f"{name} gives a row while the model is changed"
     except InputError:  # refused: it may be for other tasks
         found = []
     return found, before, bits(bench), bench

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,14 @@ def test_a_reset_layer_scores_what_it_scores_by_hand(bench: Bench) -> None:
     assert value_of(found, "reinit 1", "flipped") > 0
     assert "reinit 1 recalibrated" in {m.row.condition for m in found}
     assert not any(m.row.flags for m in found)
+
+
+def test_a_model_that_breaks_is_critical(bench: Bench) -> None:
+    names = ("4.weight", "4.bias")
+    bench.initial = {**bench.initial, **{name: torch.full_like(bench.initial[name], torch.nan) for name in names}}
+    bench.task = replace(bench.task, metrics=bench.task.metrics[1:])  # nll, which becomes NaN
+    found = list(Criticality(kinds=("reinit",), layers=("4",), recalibration=0).run(bench))
+    assert {m.row.value for m in found if (m.row.condition, m.row.metric) == ("reinit 4", "critical")} == {1.0}
 
 
 def test_a_layer_goes_back_to_any_checkpoint(bench: Bench) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import random
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from holdfast.core.discover import build, load, names
 from holdfast.core.errors import InputError
 from holdfast.core.flags import MEANING
 from holdfast.core.space import InputSpace, Leaf
+from holdfast.data.preprocess import Pipeline, Scale
 from holdfast.data.samples import Samples
 from holdfast.data.table import Table, sensor_batch
 from holdfast.probes.bench import Bench, RunLabel
@@ -63,16 +64,18 @@ def data(split: str) -> Samples:
     )  # fmt: skip
 
 
-def scaled(batch: Any) -> Any:
-    return {**batch, "image": batch["image"].float() / 255}
+@dataclasses.dataclass(frozen=True)
+class Coarse:
+    """Eight grey levels."""
 
+    name: ClassVar[str] = "coarse"
 
-def coarse(batch: Any) -> Any:
-    return {**batch, "image": (batch["image"] // 32).float() * 32 / 255}
+    def __call__(self, image: Tensor) -> Tensor:
+        return (image / 32).floor() * 32
 
 
 def the_task(kind: str) -> Task:
-    pipelines = {"train": scaled, "coarse": coarse}
+    pipelines = {"train": Pipeline(steps=(Scale(),)), "coarse": Pipeline(steps=(Coarse(), Scale()))}
     if kind == "classification":
         return classification(
             name="tiny-classes", build_model=lambda: Net(3), data=data, pipelines=pipelines, group="recording"

@@ -56,4 +56,5 @@ class JPEG:
 def plane_by_plane(image: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
     """Each channel of each image uint8 (B, C, H, W) changed by Pillow as a grey image of its own, all to one size."""
     planes = [np.asarray(change(Image.fromarray(plane))) for plane in image.cpu().flatten(0, 1).numpy()]
-    return torch.from_numpy(np.stack(planes)).unflatten(0, tuple(image.shape[:2])).to(image.device)
+    found = torch.from_numpy(np.stack(planes))
+    return found.view(*image.shape[:2], *found.shape[1:]).to(image.device)

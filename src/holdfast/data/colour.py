@@ -97,7 +97,7 @@ def raised(image: Tensor, by: float) -> Tensor:
 
     With hue and saturation fixed, colours are proportional to their value, the largest channel; black becomes grey.
     """
-    value = functools.reduce(torch.maximum, image.split(1, dim=1))
+    value = functools.reduce(torch.maximum, (image[:, k : k + 1] for k in range(image.shape[1])))
     target = (value + by).clamp_(0, 255)
     black = value == 0
     found = image * (target / value.masked_fill(black, 1.0))
@@ -143,7 +143,7 @@ class YCbCr:
         coded = _mix(encode.to(image), image) + image.new_tensor([black, 128, 128]).view(3, 1, 1)
         height, width = image.shape[-2:]
         if self.down != "keep":
-            chroma = _brought_back(_halved(coded[:, 1:], self.down).round(), self.up)[..., :height, :width]
+            chroma = _brought_back(_subsampled(coded[:, 1:], self.down).round(), self.up)[..., :height, :width]
             coded = torch.cat((coded[:, :1], chroma), dim=1)
         coded = coded.round().clamp(0, 255)
         encode, black = _coding(self.decoded)
@@ -162,12 +162,12 @@ def _coding(name: str) -> tuple[Tensor, float]:
     return torch.stack((weights * luma, blue * chroma, red * chroma)), black
 
 
-def _halved(chroma: Tensor, down: str) -> Tensor:
+def _subsampled(chroma: Tensor, down: str) -> Tensor:
     chroma = functional.pad(chroma, (0, chroma.shape[-1] % 2, 0, chroma.shape[-2] % 2), mode="replicate")
     if down == "drop":
         return chroma[..., ::2, ::2]
     if down == "box":
-        return functional.avg_pool2d(chroma, 2)
+        return _halved(chroma)
     rows = functional.pad((chroma[..., ::2, :] + chroma[..., 1::2, :]) / 2, (1, 1, 0, 0), mode="replicate")
     return (rows[..., :-2:2] + 2 * rows[..., 1:-1:2] + rows[..., 2::2]) / 4
 

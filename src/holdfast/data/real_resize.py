@@ -67,7 +67,7 @@ class OpenCVResize:
         kernel, size = getattr(cv2, f"INTER_{self.kernel.upper()}"), self.size[::-1]
         levels = image.round().clamp(0, 255).to("cpu", torch.uint8).flatten(0, 1).numpy()
         planes = torch.from_numpy(np.stack([cv2.resize(plane, size, interpolation=kernel) for plane in levels]))
-        return planes.unflatten(0, tuple(image.shape[:2])).to(image.device, torch.float32)
+        return planes.view(*image.shape[:2], *planes.shape[1:]).to(image.device, torch.float32)
 
 
 def installed_resizers(size: tuple[int, int]) -> Mapping[str, PillowResize | OpenCVResize | Resize]:

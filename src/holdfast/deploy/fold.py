@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from holdfast.deploy.nest import flatten
 
-__all__ = ["agreement_db", "fold_batchnorm"]
+__all__ = ["adjacent_norms", "agreement_db", "fold_batchnorm"]
 
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -92,6 +92,11 @@ def _agreement(reference: Tensor, other: Tensor) -> float:
 def _run(model: nn.Module, example: tuple[Tensor, ...]) -> list[Tensor]:
     with torch.no_grad():
         return flatten(model(*example))[0]
+
+
+def adjacent_norms(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, str]:
+    """Name of the batch normalisation by the name of the layer whose output it is fed, each called once."""
+    return dict(_adjacent(_copy(model, example), example))
 
 
 def _adjacent(model: nn.Module, example: tuple[Tensor, ...]) -> list[tuple[str, str]]:

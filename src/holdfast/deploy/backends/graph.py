@@ -85,7 +85,9 @@ class Graph:
         with atomic_path(path) as temporary:
             onnx.save(loaded, temporary)
         made = f"{loaded.producer_name or 'unknown'} {loaded.producer_version}".strip()
-        return Artefact(backend="graph", plan=plan, key=key, path=path, notes=(f"{self.path}, made by {made}",))
+        return Artefact(
+            backend="graph", plan=plan, key=key, path=path, notes=(f"{Path(self.path).name}, made by {made}",)
+        )
 
     def load(self, artefact: Artefact) -> OrtSession:
         """Open the graph."""

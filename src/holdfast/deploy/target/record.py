@@ -44,6 +44,11 @@ class OnnxRuntime:
         self.outputs = [entry.name for entry in self.session.get_outputs()]
         self.name = f"onnxruntime {onnxruntime.__version__}"
         self.executed, self.detail = "unknown", {"providers": self.session.get_providers()}
+        # The Azure provider takes calls to remote models alone.
+        if set(self.session.get_providers()) - {"AzureExecutionProvider"} == {"CPUExecutionProvider"}:
+            # It computes in fp32 whatever numbers are stored in, except where the graph is quantised.
+            content = Path(path).read_bytes()
+            self.executed = "int8" if b"QuantizeLinear" in content or b"QLinear" in content else "fp32"
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run a batch."""

@@ -16,6 +16,7 @@ from holdfast.tasks.sequences import (
     flicker,
     flip_rate,
     jitter,
+    jump_rate,
     responsiveness,
 )
 
@@ -123,3 +124,11 @@ def test_smoothing_cannot_buy_calm_unnoticed() -> None:
     assert abs(float(delay_frames(noisy, truth))) < 0.3
     assert float(delay_frames(calm, truth)) > 2.5
     assert float(responsiveness(calm, truth)) < float(responsiveness(noisy, truth)) - 0.05
+
+
+def test_jumps_are_moves_from_frame_to_frame_beyond_the_threshold() -> None:
+    curve = torch.tensor([0.0, 0.1, 0.6, 0.5, 0.0])
+    assert float(jump_rate(curve, 0.45)) == 0.5
+    assert float(jump_rate(torch.stack([curve, torch.zeros(5)], dim=1), 0.45)) == 0.5  # any of the curves
+    assert float(jump_rate(curve, 1.0)) == 0
+    assert math.isnan(float(jump_rate(curve[:1], 0.45)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from holdfast.core.contracts import Drift, Metric, Task
+from holdfast.core.contracts import Drift, Metric, Picture, Task
 from holdfast.core.space import InputSpace, Leaf
 
 WIDTH = 16
@@ -69,6 +69,17 @@ def _jitter(reference: Tensor, other: Tensor, batch: dict[str, Tensor]) -> Tenso
     return (other - reference)[:, 0].diff(n=2).square().mean().sqrt()
 
 
+def _wobble(outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    return outputs[:, 0].diff(n=2).square().mean().sqrt()
+
+
+def _picture(batch: dict[str, Tensor], outputs: dict[str, Tensor], index: int) -> Picture:
+    image = (batch["image"][index].expand(3, -1, -1) * 255).byte().permute(1, 2, 0).contiguous()
+    return Picture(
+        image=image.numpy(), caption=", ".join(f"{role} {float(o[index]):.2f}" for role, o in outputs.items())
+    )
+
+
 def tiny() -> Task:
     """The task."""
     return Task(
@@ -76,6 +87,8 @@ def tiny() -> Task:
         metrics=(Metric(name="error", unit="m", compute=_error),),
         drifts=(Drift(name="moved", unit="m", compute=_moved),
                 Drift(name="jitter", unit="m", compute=_jitter, over="sequence")),
+        symptoms=(Metric(name="jitter", unit="m", compute=_wobble, over="sequence"),),
+        traces=lambda outputs, batch: {"position": outputs[:, 0]}, picture=_picture,
         space=InputSpace({"image": Leaf()}), pipelines={"train": lambda batch: batch, "vehicle": _blurred},
         group=lambda batch: batch["drive"].tolist(), failed=lambda outputs, batch: _error(outputs, batch) > 0.2,
     )  # fmt: skip

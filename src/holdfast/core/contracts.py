@@ -121,6 +121,8 @@ class Task:
         space: the perturbable leaves of a *model input* batch.
         pipelines: named preprocessing; must hold ``"train"``. Default: samples are model inputs already.
         drifts: displacements between two subjects.
+        symptoms: measurements of outputs alone, without ground truth, for recorded clips: sway, bend, flips. Less is
+            better; the batch they are given holds inputs only.
         inputs: picks the tensors a model is called with: ``model(*inputs(batch))``.
         group: ``batch -> B hashables``: recording, sequence or block of each sample; neighbouring frames are not
             independent, so resampling resamples groups. Default: every sample is its own group.
@@ -134,8 +136,8 @@ class Task:
         geometric: the targets depend on where things are in the image (lanes, masks, boxes, a steering angle):
             methods that cut or move pixels leave them out or are refused.
         traces: ``(outputs, batch) -> {name: Tensor (T,)}``: curves over one sequence for the report; the name
-            ``"truth"`` is drawn as ground truth.
-        picture: ``(sensor_batch, {role: outputs}, index) -> Picture``: draws a sample for the report.
+            ``"truth"`` is drawn as ground truth. With `symptoms`, it must do with a batch that holds no truth.
+        picture: ``(sensor_batch, {role: outputs}, index) -> Picture``: draws a sample for the report; as `traces`.
         fingerprint: describes the data for the cell key, when hashing the first samples is not enough.
     """
 
@@ -147,6 +149,7 @@ class Task:
     space: InputSpace
     pipelines: Mapping[str, Pipeline] = field(default_factory=lambda: {"train": _identity})
     drifts: tuple[Drift, ...] = ()
+    symptoms: tuple[Metric, ...] = ()
     inputs: Callable[[Batch], tuple[Tensor, ...]] = conventional_inputs
     group: Callable[[Batch], Sequence[Hashable]] | None = None
     divergence: Callable[[Outputs, Outputs, Batch], Tensor] | None = None

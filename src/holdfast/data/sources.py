@@ -21,6 +21,7 @@ from holdfast.core.errors import InputError
 
 __all__ = [
     "data_root",
+    "images_in",
     "read_classes",
     "read_idx",
     "read_image",
@@ -125,12 +126,17 @@ def read_classes(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if not classes:
         raise InputError("no sub-folders", where=str(folder), fix="give each class a folder of its own")
-    found = [_images_in(folder / name) for name in classes]
+    found = [images_in(folder / name) for name in classes]
     labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in found])
     return [path for paths in found for path in paths], labels, classes
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
+    """The images of a folder, sorted by name.
+
+    Raises:
+        InputError: there is none.
+    """
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
     if not paths:
         raise InputError("holds no images", where=str(folder), fix=f"known suffixes: {sorted(_IMAGE_SUFFIXES)}")

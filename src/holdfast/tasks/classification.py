@@ -12,6 +12,7 @@ from holdfast.core.contracts import Batch, Drift, Metric, Outputs, Picture, Pipe
 from holdfast.core.space import InputSpace
 from holdfast.tasks.ingredients import by_column, image_pipelines, image_space, require, rgb_frame
 from holdfast.tasks.predicted import decision_margin, kl_divergence, mean_probability, total_variation
+from holdfast.tasks.sequences import flip_rate
 
 __all__ = ["classification"]
 
@@ -73,6 +74,7 @@ def classification(
             Drift(name="flipped", compute=lambda r, o, _: (r.argmax(1) != o.argmax(1)).double(), unit="1"),
             Drift(name="total_variation", compute=lambda r, o, _: total_variation(r, o), unit="1"),
         ),
+        symptoms=(Metric(name="flips", compute=lambda o, _: flip_rate(o.argmax(1)), unit="1", over="sequence"),),
         group=by_column(group),
         divergence=lambda reference, other, _: kl_divergence(reference, other),
         failed=wrong,
@@ -86,7 +88,8 @@ def classification(
 
 def _picture(image: str, label: str, classes: Sequence[str]) -> Callable[[Batch, Mapping[str, Outputs], int], Picture]:
     def draw(batch: Batch, outputs: Mapping[str, Outputs], index: int) -> Picture:
-        said = {"truth": int(batch[label][index])} | {role: int(o[index].argmax()) for role, o in outputs.items()}
+        said = {"truth": int(batch[label][index])} if label in batch else {}
+        said |= {role: int(o[index].argmax()) for role, o in outputs.items()}
         words = [f"{role} {classes[k] if classes else k}" for role, k in said.items()]
         return Picture(image=rgb_frame(batch[image], index), caption=", ".join(words))
 

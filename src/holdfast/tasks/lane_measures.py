@@ -10,11 +10,11 @@ from torch import Tensor
 
 from holdfast.core.contracts import Batch, Drift, Metric
 from holdfast.data.road import Camera
-from holdfast.tasks.sequences import band_rms, jitter, responsiveness
+from holdfast.tasks.sequences import band_rms, jitter, jump_rate, responsiveness
 
 __all__ = [
     "CAMERA", "DISTANCES_M", "METRES_PER_PX", "RATE_HZ", "SIZE", "at", "bend", "jitter", "lane_drifts", "lane_metrics",
-    "lateral_error", "responsiveness", "sway",
+    "lane_symptoms", "lateral_error", "responsiveness", "sway",
 ]  # fmt: skip
 
 CAMERA = Camera()
@@ -56,6 +56,22 @@ def lane_drifts() -> tuple[Drift, ...]:
         for name, measure in (("sway", sway), ("jitter", jitter))
     ]
     return (*lateral, bent, *moving)
+
+
+def lane_symptoms(jump_m: float) -> tuple[Metric, ...]:
+    """Of the lines alone, without truth; the road's own motion and curvature are in them, in every subject alike.
+
+    Args:
+        jump_m: a line that moves by more from one frame to the next, 20 m ahead, has flipped.
+    """
+    moving = [
+        Metric(name=f"{name}_{d}m", unit="m", over="sequence", compute=partial(_of_line, measure, d))
+        for d in (20, 42)
+        for name, measure in (("sway", sway), ("jitter", jitter))
+    ]
+    jumps = Metric(name="flips_20m", unit="1", over="sequence",
+                   compute=lambda outputs, _: jump_rate(at(outputs, 20), jump_m))  # fmt: skip
+    return (*moving, Metric(name="bend", unit="px", compute=lambda outputs, _: bend(outputs)), jumps)
 
 
 # --- a frame --------------------------------------------------------------------------------------------
@@ -100,6 +116,10 @@ def _of_residual(measure: Movement, distance_m: float, outputs: Tensor, batch: B
 
 def _of_difference(measure: Movement, distance_m: float, reference: Tensor, other: Tensor, batch: Batch) -> Tensor:
     return measure(at(other - reference, distance_m))
+
+
+def _of_line(measure: Movement, distance_m: float, outputs: Tensor, batch: Batch) -> Tensor:
+    return measure(at(outputs, distance_m))
 
 
 def sway(residual_m: Tensor) -> Tensor:

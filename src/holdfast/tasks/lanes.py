@@ -27,6 +27,7 @@ from holdfast.tasks.lane_measures import (
     at,
     lane_drifts,
     lane_metrics,
+    lane_symptoms,
     lateral_error,
 )
 
@@ -77,6 +78,7 @@ def lanes(
         loss=_loss,
         metrics=lane_metrics(),
         drifts=lane_drifts(),
+        symptoms=lane_symptoms(FAILED_M),
         space=InputSpace({"image": Leaf()}),
         pipelines=camera_pipelines(SIZE),
         group=_group,
@@ -185,19 +187,24 @@ def _pseudo_label(outputs: Tensor, batch: Batch) -> Batch:
 
 def _traces(outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
     """Position of the middle of the lane 20 m ahead, in metres right of the camera."""
-    return {name: at(px, 20).mean(dim=1) for name, px in (("truth", batch["line_px"]), ("lane at 20 m", outputs))}
+    curves = {"truth": batch["line_px"]} if "line_px" in batch else {}
+    return {name: at(px, 20).mean(dim=1) for name, px in {**curves, "lane at 20 m": outputs}.items()}
 
 
 def _picture(sensor: Batch, outputs: Mapping[str, Outputs], index: int) -> Picture:
-    lines = {"truth": sensor["line_px"][index], **{role: px[index] for role, px in outputs.items()}}
+    lines = {role: px[index] for role, px in outputs.items()}
+    if "line_px" in sensor:  # a clip from elsewhere holds none
+        lines = {"truth": sensor["line_px"][index], **lines}
+    image = sensor["image"][index].permute(1, 2, 0).numpy()
     return Picture(
-        image=sensor["image"][index].permute(1, 2, 0).numpy(),
-        lines={role: [_polyline(line) for line in px] for role, px in lines.items()},
-        caption=f"frame {int(sensor['frame'][index])}",
+        image=image,
+        lines={role: [_polyline(line, image.shape) for line in px] for role, px in lines.items()},
+        caption=f"frame {int(sensor['frame'][index])}" if "frame" in sensor else "",
     )
 
 
-def _polyline(line_px: Tensor) -> np.ndarray:
+def _polyline(line_px: Tensor, shape: tuple[int, ...]) -> np.ndarray:
     distance = torch.tensor(DISTANCES_M)
     columns = CAMERA.column(line_px.detach().float() * METRES_PER_PX, distance)
-    return torch.stack((columns, CAMERA.row(distance)), dim=1).numpy()
+    stretch = torch.tensor([shape[1] / CAMERA.width_px, shape[0] / CAMERA.height_px])
+    return (torch.stack((columns, CAMERA.row(distance)), dim=1) * stretch).numpy()

@@ -13,7 +13,7 @@ from torch.nn.functional import huber_loss
 from holdfast.core.contracts import Batch, Better, Drift, Metric, Outputs, Picture, Pipeline, Task
 from holdfast.core.space import InputSpace
 from holdfast.tasks.ingredients import by_column, image_pipelines, image_space, require, rgb_frame
-from holdfast.tasks.sequences import band_rms, correlation, jitter, responsiveness
+from holdfast.tasks.sequences import band_rms, correlation, jitter, jump_rate, responsiveness
 
 __all__ = ["ValueReading", "regression"]
 
@@ -74,13 +74,14 @@ def regression(
         space=space or image_space(image),
         pipelines=pipelines or image_pipelines(image),
         drifts=tuple(drifts),
+        symptoms=() if rate_hz is None else _symptoms(unit, rate_hz, failing_error),
         group=by_column(group),
         divergence=lambda reference, other, _: read.huber_loss(other, _values(reference)),
         failed=None if failing_error is None else lambda outputs, batch: read.error(outputs, batch) > failing_error,
         pseudo_label=lambda outputs, batch: {**batch, target: _values(outputs)},
         target_mix=lambda a, b, lam: {**a, target: lam * read.true(a) + (1 - lam) * read.true(b)},
         geometric=geometric,
-        traces=None if rate_hz is None else lambda o, b: {"truth": read.true(b), target: _values(o)},
+        traces=None if rate_hz is None else lambda o, b: {**_truth(read, b), target: _values(o)},
         picture=_picture(read, image, unit),
         fingerprint=fingerprint,
     )
@@ -142,6 +143,20 @@ def _sequence_drifts(unit: str, rate_hz: float) -> list[Drift]:
     return [curve("jitter_drift", jitter), curve("sway_drift", lambda y: band_rms(y, rate_hz=rate_hz))]
 
 
+def _symptoms(unit: str, rate_hz: float, jump: float | None) -> tuple[Metric, ...]:
+    """Of the output alone: sway, jitter, and frames in which it jumps by more than what counts as broken."""
+
+    def curve(name: str, compute: Callable[[Tensor], Tensor], unit: str) -> Metric:
+        return Metric(name=name, compute=lambda o, _: compute(_values(o)), unit=unit, over="sequence")
+
+    moving = (curve("sway", lambda y: band_rms(y, rate_hz=rate_hz), unit), curve("jitter", jitter, unit))
+    return moving if jump is None else (*moving, curve("flips", lambda y: jump_rate(y, jump), "1"))
+
+
+def _truth(read: ValueReading, batch: Batch) -> dict[str, Tensor]:
+    return {"truth": read.true(batch)} if read.target in batch else {}
+
+
 def _values(outputs: Outputs) -> Tensor:
     values: Tensor = outputs
     return values[:, 0] if values.ndim == 2 else values
@@ -150,7 +165,7 @@ def _values(outputs: Outputs) -> Tensor:
 def _picture(read: ValueReading, image: str, unit: str) -> Callable[[Batch, Mapping[str, Outputs], int], Picture]:
     def draw(batch: Batch, outputs: Mapping[str, Outputs], index: int) -> Picture:
         frame = rgb_frame(batch[image], index)
-        said = {"truth": float(read.true(batch)[index])}
+        said = {role: float(values[index]) for role, values in _truth(read, batch).items()}
         said |= {role: float(_values(o)[index]) for role, o in outputs.items()}
         caption = ", ".join(f"{role} {value:.3f} {unit}" for role, value in said.items())
         return Picture(image=frame, lines={k: [_needle(v, frame)] for k, v in said.items()}, caption=caption)

@@ -75,6 +75,7 @@ def segmentation(
             ),
             *(_lateral_shift(read, row, share, pixel_px) for row, share in rows.items()),
         ),
+        symptoms=(Metric(name="flips", compute=lambda o, _: _flips(read.predicted(o)), unit="1", over="sequence"),),
         group=by_column(group),
         divergence=lambda reference, other, _: pixel_divergence(reference, other),
         failed=lambda outputs, batch: read.iou(outputs, batch) < failing_iou,
@@ -100,6 +101,11 @@ def _lateral_shift(read: MaskReading, row: str, share: float, pixel_px: float) -
     return Drift(name=f"lateral_shift_{row}", compute=compute, unit="px")
 
 
+def _flips(masks: Tensor) -> Tensor:
+    """Pixels that change sides from frame to frame as a share of the mask, mean over a sequence (T, H, W)."""
+    return flipped_share(masks[:-1], masks[1:]).double().nanmean()
+
+
 def _line(mask: Tensor, share: float) -> Tensor:
     return mask[:, min(int(share * mask.shape[1]), mask.shape[1] - 1)]
 
@@ -107,7 +113,8 @@ def _line(mask: Tensor, share: float) -> Tensor:
 def _picture(read: MaskReading, image: str) -> Callable[[Batch, Mapping[str, Outputs], int], Picture]:
     def draw(batch: Batch, outputs: Mapping[str, Outputs], index: int) -> Picture:
         frame = rgb_frame(batch[image], index)
-        masks = {"truth": read.true(batch)} | {role: read.predicted(o) for role, o in outputs.items()}
+        masks = {"truth": read.true(batch)} if read.mask in batch else {}
+        masks |= {role: read.predicted(o) for role, o in outputs.items()}
         return Picture(image=frame, lines={role: outline(m[index], *frame.shape[:2]) for role, m in masks.items()})
 
     return draw

@@ -1,11 +1,11 @@
-"""What curves over ordered frames do: jitter from frame to frame, sway in a band, answer to the truth."""
+"""What curves over ordered frames do: jitter from frame to frame, sway in a band, flips, answer to the truth."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["band_rms", "correlation", "delay_frames", "flicker", "flip_rate", "jitter", "responsiveness"]
+__all__ = ["band_rms", "correlation", "delay_frames", "flicker", "flip_rate", "jitter", "jump_rate", "responsiveness"]
 
 
 def jitter(curves: Tensor) -> Tensor:
@@ -42,6 +42,20 @@ def band_rms(curves: Tensor, *, rate_hz: float, low_hz: float = 0.3, high_hz: fl
     frequency_hz = torch.fft.rfftfreq(frames, 1 / rate_hz, dtype=torch.float64)
     in_band: Tensor = power[(frequency_hz >= low_hz) & (frequency_hz <= high_hz)]
     return in_band.sum(dim=0).mean().sqrt()
+
+
+def jump_rate(curves: Tensor, threshold: float) -> Tensor:
+    """Share of frames in which a curve moves by more than ``threshold`` from the frame before, shape ().
+
+    Args:
+        curves: float (T,), one value a frame, or (T, K); a frame counts when any of the K curves moves. NaN comes back
+            for fewer than two frames.
+        threshold: in the curve's unit.
+    """
+    if len(curves) < 2:
+        return curves.new_tensor(torch.nan)
+    moved: Tensor = curves.double().diff(dim=0).abs().reshape(len(curves) - 1, -1).amax(dim=1) > threshold
+    return moved.double().mean()
 
 
 def responsiveness(curves: Tensor, truth: Tensor) -> Tensor:

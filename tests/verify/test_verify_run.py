@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from onnx import numpy_helper
 
 from holdfast.core.errors import InputError
 from holdfast.deploy.export import export_onnx
+from holdfast.deploy.lint import Hazard
 from holdfast.deploy.recording import write_kit
 from holdfast.deploy.target import record
-from holdfast.verify import cells
+from holdfast.verify import cells, run
 from holdfast.verify.order import Order, load_source, read_margins
 from holdfast.verify.page import page
 from holdfast.verify.run import Verification, verify
@@ -23,8 +25,11 @@ SUBJECTS = ("eager:fp32", "emulated:bf16", "onnxruntime:fp32")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("verify")
+def folder(tmp_path_factory: pytest.TempPathFactory, translated) -> Path:
+    folder = tmp_path_factory.mktemp("verify")
+    for part in ("artefacts", "rebuilt"):
+        shutil.copytree(translated, folder / part)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +43,14 @@ def order(weights, task, folder) -> Order:
 @pytest.fixture(scope="module")
 def found(order) -> Verification:
     return verify(order, quiet=True)
+
+
+RUNTIME = """
+import onnxruntime
+session = onnxruntime.InferenceSession(r"{graph}", providers=["CPUExecutionProvider"])
+def run(inputs):
+    return session.run(None, inputs)
+"""
 
 
 def _part(found: Verification, factor: str, subject: str, pipeline: str, split: str = "report"):
@@ -118,24 +131,29 @@ def test_results_can_be_read_by_machines_and_people(found, order, tmp_path) -> N
         read_baseline(order.source.weights)
 
 
-def test_what_came_back_from_the_target_is_a_subject(order, tmp_path) -> None:
+def test_what_came_back_from_the_target_is_a_subject(order, translated, tmp_path, monkeypatch) -> None:
     model, task = order.source.model, order.source.task
     with cells.Cells(replace(order, subjects=()), cells.Progress(quiet=True)) as data:
         batches = [task.inputs(data.batch("report", name)) for name in ("train", "vehicle")]
-    graph = export_onnx(model, tuple(x[:2] for x in batches[0]), tmp_path).path
+    graph = export_onnx(model, tuple(x[:2] for x in batches[0]), translated).path
     kit = write_kit(tmp_path / "kit", graph, batches)
     out = tmp_path / "outputs.npz"
     record.main(["--onnxruntime", str(graph), "--kit", str(kit), "--out", str(out), "--batch", "8"])
     found = verify(replace(order, subjects=("eager:fp32",), recorded=(out,), sequences=""), quiet=True)
-    assert [ran.name for ran in found.subjects] == ["eager:fp32", "recorded:fp32"]
-    part = _part(found, "arithmetic", "recorded:fp32", "vehicle")
+    assert [ran.name for ran in found.subjects] == ["eager:fp32", "recorded:fp32 of outputs.npz"]
+    part = _part(found, "arithmetic", "recorded:fp32 of outputs.npz", "vehicle")
     assert part.findings[1].interval.estimate < 1e-4
-    # The target did not say what it executed, so nothing passes.
+    assert (found.outcome, found.exit_code) == ("PASS", 0)
+    # Where the target does not say what it executed, nothing passes.
+    (tmp_path / "theirs.py").write_text(RUNTIME.format(graph=graph))
+    monkeypatch.chdir(tmp_path)
+    record.main(["--function", "theirs:run", "--kit", str(kit), "--out", str(out), "--batch", "8"])
+    found = verify(replace(order, subjects=("eager:fp32",), recorded=(out,), sequences=""), quiet=True)
     assert (found.outcome, found.exit_code) == ("INCONCLUSIVE", 3)
 
 
-def test_a_graph_from_elsewhere_is_a_subject(order, tmp_path) -> None:
-    graph = export_onnx(order.source.model, (torch.rand(2, 1, 8, 16),), tmp_path).path
+def test_a_graph_from_elsewhere_is_a_subject(order, translated, tmp_path) -> None:
+    graph = export_onnx(order.source.model, (torch.rand(2, 1, 8, 16),), translated).path
     model = onnx.load(graph)
     weight = next(entry for entry in model.graph.initializer if entry.name == "head.weight")
     weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), weight.name))
@@ -185,3 +203,36 @@ def test_a_run_folder_names_its_task(weights, task, tmp_path) -> None:
     source = load_source(path)
     assert source.task.name == "tiny"
     assert source.about["recipe"] == "plain"
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(order, translated, tmp_path, monkeypatch) -> None:
+    asked = replace(order, out=tmp_path, subjects=("eager:fp32", "emulated:bf16"), sequences="")
+    original, ran = cells.Cells._run, []
+
+    def interrupted(self, subject, inputs, label):
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+        ran.append(label)
+        return original(self, subject, inputs, label)
+
+    monkeypatch.setattr(cells.Cells, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        verify(asked, quiet=True)
+    monkeypatch.setattr(cells.Cells, "_run", lambda *given: ran.append(given[-1]) or original(*given))
+    found = verify(asked, quiet=True)
+    assert len(ran) == len(set(ran)) == 4  # two subjects under two pipelines, each once
+    monkeypatch.undo()
+    whole = verify(replace(asked, out=tmp_path / "whole"), quiet=True)
+    assert found.cells == whole.cells
+    assert found.compared == whole.compared
+
+
+def test_hazards_are_told_where_something_runs_in_fp16(order, translated, monkeypatch) -> None:
+    hazard = Hazard(rule="decomposed_norm", severity="error", node="node_pow", reason="squares overflow", fix="keep it")
+    monkeypatch.setattr(run, "lint", lambda graph: [hazard, replace(hazard, severity="warning", node="node_resize")])
+    asked = replace(order, out=order.out, subjects=("eager:fp32", "emulated:fp16"), sequences="", margins={})
+    found = verify(asked, quiet=True)
+    assert found.hazards == (hazard,)
+    assert "decomposed_norm at node_pow: squares overflow; keep it" in text(found, [])
+    assert "decomposed_norm at node_pow" in page(found, [])
+    assert verify(replace(asked, subjects=("eager:fp32", "emulated:bf16")), quiet=True).hazards == ()

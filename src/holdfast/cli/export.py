@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holdfast.cli.studies import use_data
 from holdfast.core.errors import InputError
+
+if TYPE_CHECKING:
+    from holdfast.core.contracts import PrecisionPlan
+    from holdfast.verify.order import Source
 
 __all__ = ["export"]
 
@@ -30,15 +35,10 @@ def export(
     that lie beside an average of the same model are exported with a warning.
     """
     from holdfast.core.contracts import PrecisionPlan
-    from holdfast.core.progress import Progress
     from holdfast.core.store import atomic_path
-    from holdfast.deploy.casts import write_typed
-    from holdfast.deploy.export import export_onnx
     from holdfast.deploy.manifest import manifest
     from holdfast.deploy.plans import read_plan
-    from holdfast.deploy.quantise import Quantiser, quantise
-    from holdfast.verify.cells import Cells
-    from holdfast.verify.order import Order, load_source
+    from holdfast.verify.order import load_source
     from holdfast.weights.provenance import averages_beside
 
     use_data(data)
@@ -48,25 +48,50 @@ def export(
     wanted = read_plan(plan) if plan else PrecisionPlan(default=precision)
     if wanted.default not in ("fp32", "fp16", "int8"):
         raise InputError(f"no precision {wanted.default!r}", where="export", fix="one of fp32, fp16, int8")
-    work = out.parent / f".{out.stem}-work"
-    order = Order(source=source, out=work, subjects=(), preprocessing=(pipeline,), sequences="")
-    order.check()
-    with Progress() as progress, Cells(order, progress) as cells:
-        graph = export_onnx(source.model, cells.few(2), work)
-        path = graph.path
-        if wanted.default == "fp16":
-            path = write_typed(path, wanted, work)
-        elif wanted.default == "int8":
-            path = quantise(path, cells.calibration(), Quantiser.of(wanted), sorted(wanted.nodes), work)
-    with atomic_path(out) as temporary:
-        temporary.write_bytes(path.read_bytes())
+    folded = _write(source, wanted, pipeline, out)
     described = manifest(
         out, source.task, source.model, pipeline=pipeline, precision=wanted.default, about=source.about,
-        folded=graph.folded,
+        folded=folded,
     )  # fmt: skip
     described["weights"]["averages_passed_over"] = passed_over
     with atomic_path(out.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(described, indent=1), encoding="utf-8")
-    print(f"{out}: {described['graph']['nodes']} nodes, {wanted.default}, opset {described['graph']['opset']}")
+    _tell(out, described, wanted.default)
+
+
+def _write(source: Source, plan: PrecisionPlan, pipeline: str, out: Path) -> tuple[str, ...]:
+    """Export in a folder of its own and keep the result alone; gives the normalisations that were folded."""
+    from holdfast.core.progress import Progress
+    from holdfast.core.store import atomic_path
+    from holdfast.deploy.casts import write_typed
+    from holdfast.deploy.export import export_onnx
+    from holdfast.deploy.quantise import Quantiser, quantise
+    from holdfast.verify.cells import Cells
+    from holdfast.verify.order import Order
+
+    with TemporaryDirectory(prefix="holdfast-") as folder, Progress() as progress:
+        work = Path(folder)
+        order = Order(source=source, out=work, subjects=(), preprocessing=(pipeline,), sequences="")
+        order.check()
+        with Cells(order, progress) as cells:
+            graph = export_onnx(source.model, cells.few(2), work)
+            path = graph.path
+            if plan.default == "fp16":
+                path = write_typed(path, plan, work)
+            elif plan.default == "int8":
+                path = quantise(path, cells.calibration(), Quantiser.of(plan), sorted(plan.nodes), work)
+        with atomic_path(out) as temporary:
+            temporary.write_bytes(path.read_bytes())
+    return graph.folded
+
+
+def _tell(out: Path, described: dict[str, Any], precision: str) -> None:
+    import onnx
+
+    from holdfast.deploy.lint import lint
+
+    print(f"{out}: {described['graph']['nodes']} nodes, {precision}, opset {described['graph']['opset']}")
     for hazard in described["hazards"]:
         print(f"  {hazard['severity']}: {hazard['node']}: {hazard['reason']}; {hazard['fix']}")
+    if precision == "fp32" and (low := [h for h in lint(onnx.load(out)) if h.severity == "error"]):
+        print(f"  in fp16 {len(low)} hazards, first {low[0].rule} at {low[0].node}; holdfast repair finds what to keep")

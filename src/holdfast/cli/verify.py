@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from holdfast.cli.studies import use_data
-
-if TYPE_CHECKING:
-    from holdfast.core.contracts import Task
 
 __all__ = ["verify"]
 
@@ -23,7 +20,7 @@ def verify(
     subject: Annotated[list[str] | None, typer.Option(help="backend:precision; repeatable.")] = None,
     recorded: Annotated[list[Path] | None, typer.Option(help="outputs.npz from the target; repeatable.")] = None,
     onnx: Annotated[list[Path] | None, typer.Option(help="An ONNX file to run as it is; repeatable.")] = None,
-    pipeline: Annotated[list[str] | None, typer.Option(help="The first is the reference; default: all.")] = None,
+    pipeline: Annotated[list[str] | None, typer.Option(help="First: the reference; default: the study's.")] = None,
     split: Annotated[str, typer.Option(help="Split of single samples.")] = "report",
     sequences: Annotated[str, typer.Option(help="Split of ordered frames; empty: none.")] = "report_sequence",
     margin: Annotated[list[str] | None, typer.Option(help="name=value: arithmetic may differ by that.")] = None,
@@ -48,7 +45,7 @@ def verify(
     source = load_source(weights, task)
     order = Order(
         source=source, out=out, subjects=tuple(subject or SUBJECTS), recorded=tuple(recorded or ()),
-        graphs=tuple(onnx or ()), preprocessing=tuple(pipeline or _pipelines(source.task)), frames=split,
+        graphs=tuple(onnx or ()), preprocessing=tuple(pipeline or source.pipelines), frames=split,
         sequences=sequences, margins=read_margins(margin or ()), total_margins=read_margins(total_margin or ()),
         limit=limit,
     )  # fmt: skip
@@ -61,8 +58,3 @@ def verify(
             path.write_text(content, encoding="utf-8")
     print(record if as_json else f"{text(found, moved)}\n\nreport: {out / 'verify.html'}")
     return found.exit_code
-
-
-def _pipelines(task: Task) -> list[str]:
-    """All pipelines of a task, that of training first."""
-    return ["train", *(name for name in task.pipelines if name != "train")]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from holdfast.deploy.recording import read_recording
 from holdfast.deploy.subjects import find_backend, subject_of
 from holdfast.verify.order import Order
 
-__all__ = ["Cells", "Opened"]
+__all__ = ["Cells", "Opened", "short_names"]
 
 BATCH = 32
 CALIBRATION_SAMPLES = 128
@@ -38,8 +38,12 @@ CALIBRATION_SAMPLES = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A subject with what it was opened from."""
+    """A subject with what it was opened from.
 
+    ``label`` tells it from the others: ``backend:precision``, with the name of the file where it comes from one.
+    """
+
+    label: str
     subject: Subject
     backend: Backend
     artefact: Artefact
@@ -74,10 +78,14 @@ class Cells:
         asked = dict.fromkeys((self.order.frames, self.order.sequences))
         return [split for split in asked if split and self._data(split) is not None]
 
+    def has(self, split: str) -> bool:
+        """Whether the task has a split."""
+        return self._data(split) is not None
+
     def batch(self, split: str, pipeline: str) -> Batch:
         """All samples of a split under a pipeline, up to the limit."""
         table = self.table(split, pipeline)
-        return table.batch(torch.arange(min(len(table), self.order.limit or len(table))))
+        return table.batch(torch.arange(len(table)))
 
     def table(self, split: str, pipeline: str) -> Table:
         """A split under a pipeline.
@@ -95,13 +103,15 @@ class Cells:
         data = self._data(split)
         if data is None:
             raise InputError(f"no split {split!r}", where=f"task {self.task.name!r}", fix="name a split it has")
+        data = _First(data, self.order.limit or len(data))
         ends = sensor_batch(data, sorted({0, len(data) - 1}))
         described = [self.order.source.spec, self.order.source.options, self.task.fingerprint, self._roots, split]
         shared = [*described, len(data), tensors_key(flatten(ends)[0])]
         names = list(dict.fromkeys(self.order.preprocessing))
         folders = {name: self.order.out / "tables" / config_hash([*shared, name]) for name in names}
         work = self.progress.add(f"data {split}", total=len(data))
-        materialise(self.task, split, names, folders, lambda n: self.progress.advance(work, n))
+        limited = replace(self.task, data=lambda _: data)
+        materialise(limited, split, names, folders, lambda n: self.progress.advance(work, n))
         self.progress.finish(work)
         return folders
 
@@ -133,22 +143,27 @@ class Cells:
         return backend.prepare(self.model, self.few(2), PrecisionPlan(default=precision), calibration, folder)
 
     def _open(self) -> Iterator[Opened]:
-        for backend, precision in self._asked():
+        for backend, precision, file in self._asked():
             work = self.progress.add(f"prepare {type(backend).__name__} {precision}", total=1)
             artefact = self.prepare(backend, precision, self.order.out / "artefacts")
             subject = subject_of(backend, artefact, self.model)
             self._closing.callback(subject.close)
             self.progress.advance(work)
-            yield Opened(subject=subject, backend=backend, artefact=artefact)
+            label = f"{subject.name} of {file}" if file else subject.name
+            yield Opened(label=label, subject=subject, backend=backend, artefact=artefact)
 
-    def _asked(self) -> Iterator[tuple[Backend, str]]:
-        for spec in self.order.subjects:
+    def _asked(self) -> Iterator[tuple[Backend, str, str]]:
+        """Back-end, precision and file; files of the same name are told apart by their folders."""
+        for spec in dict.fromkeys(self.order.subjects):
             name, _, precision = spec.partition(":")
-            yield find_backend(name), precision or "fp32"
-        for path in self.order.recorded:
-            yield Recorded(path=str(path)), str(read_recording(path).about["precision"])
-        for path in self.order.graphs:
-            yield Graph(path=str(path)), stored_precision(load_graph(path))
+            yield find_backend(name), precision or "fp32", ""
+        recorded, graphs = ([*dict.fromkeys(path.resolve() for path in paths)]
+                            for paths in (self.order.recorded, self.order.graphs))  # fmt: skip
+        names = dict(zip([*recorded, *graphs], short_names([*recorded, *graphs]), strict=True))
+        for path in recorded:
+            yield Recorded(path=str(path)), str(read_recording(path).about["precision"]), names[path]
+        for path in graphs:
+            yield Graph(path=str(path)), stored_precision(load_graph(path)), names[path]
 
     # --- outputs ---
 
@@ -160,7 +175,7 @@ class Cells:
         path = self.order.out / "outputs" / f"{key}.npz"
         if path.is_file():
             return _read(path)
-        label = f"{opened.subject.name} under {pipeline} on {split}"
+        label = f"{opened.label} under {pipeline} on {split}"
         outputs = self._run(opened.subject, inputs, label)
         _write(path, outputs)
         return outputs
@@ -173,6 +188,30 @@ class Cells:
                 parts.append(subject.run(*(x[start : start + BATCH] for x in inputs)))
                 self.progress.advance(work, min(BATCH, len(inputs[0]) - start))
         return tree_map(lambda *pieces: torch.cat(pieces), *parts)
+
+
+class _First:
+    """The first samples of a dataset; the others are not even loaded."""
+
+    def __init__(self, data: Any, count: int) -> None:
+        self._data, self._count = data, min(count, len(data))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        many = getattr(self._data, "__getitems__", None)
+        return list(many(list(indices))) if many is not None else [self._data[i] for i in indices]
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of paths that tell them apart: names of files, with folders before them where needed."""
+    names = []
+    for path in paths:
+        others = [other for other in paths if other != path]
+        ends = ("/".join(path.parts[-count:]) for count in range(1, len(path.parts) + 1))
+        names.append(next(end for end in ends if not any(f"/{other}".endswith(f"/{end}") for other in others)))
+    return names
 
 
 def _write(path: Path, outputs: Outputs) -> None:

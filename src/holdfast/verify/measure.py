@@ -147,7 +147,7 @@ def _of_session(
         rebuilt = cells.prepare(opened.backend, opened.subject.precision, folder)
     plain = opened.subject.run(*inputs)
     changes = session_changes(opened.backend, opened.artefact, inputs, rebuilt)
-    return {(opened.subject.name, name): (plain, outputs) for name, outputs in changes.items()}
+    return {(opened.label, name): (plain, outputs) for name, outputs in changes.items()}
 
 
 # --- comparisons ----------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def compare(
                 floor=floor.get(quantity.name, 0.0), alpha=order.alpha,
             ))  # fmt: skip
     return Compared(
-        factor=factor, subject=opened.subject.name, pipeline=pipeline, split=split, findings=tuple(findings),
+        factor=factor, subject=opened.label, pipeline=pipeline, split=split, findings=tuple(findings),
         flips=_flips(cells, bench, split, (ours, base_batch), (theirs, batch)), tensors=tuple(_tensors(ours, theirs)),
     )  # fmt: skip
 

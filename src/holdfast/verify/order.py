@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from holdfast.core.config import parse_study
+from holdfast.core.config import Study, parse_study
 from holdfast.core.contracts import Task
 from holdfast.core.discover import load_task
 from holdfast.core.errors import InputError, nearest
@@ -33,6 +33,7 @@ class Source:
         model: with its weights, in eval mode.
         weights: the file.
         about: what the file says of itself.
+        preprocessing: pipelines of the study in whose run folder the weights lie; empty elsewhere.
     """
 
     task: Task
@@ -42,6 +43,13 @@ class Source:
     options: Mapping[str, Any] = field(default_factory=dict)
     base: Path = Path()
     about: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: tuple[str, ...] = ()
+
+    @property
+    def pipelines(self) -> tuple[str, ...]:
+        """Those of the study, else all that the task has, that of training first."""
+        every = ("train", *(name for name in self.task.pipelines if name != "train"))
+        return self.preprocessing or every
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +131,10 @@ def load_source(weights: Path, task: str = "", options: Mapping[str, Any] | None
     """
     state, about = files.load(weights)
     spec, base, given = task, Path(), dict(options or {})
+    preprocessing: tuple[str, ...] = ()
     if not task:
-        spec, base, given = _task_of_run(weights)
+        study, base = _study_of_run(weights)
+        spec, given, preprocessing = study.task, study.task_options, tuple(study.preprocessing)
     found = load_task(spec, given, base=base)
     model = found.build_model()
     try:
@@ -133,12 +143,13 @@ def load_source(weights: Path, task: str = "", options: Mapping[str, Any] | None
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"are not weights of task {found.name!r}: {reason}", where=str(weights)) from None
     return Source(
-        task=found, spec=spec, options=given, base=base, model=model.eval(), weights=weights, about=about
+        task=found, spec=spec, options=given, base=base, model=model.eval(), weights=weights, about=about,
+        preprocessing=preprocessing,
     )  # fmt: skip
 
 
-def _task_of_run(weights: Path) -> tuple[str, Path, dict[str, Any]]:
-    """Task, folder and options of the study in whose run folder a weight file lies."""
+def _study_of_run(weights: Path) -> tuple[Study, Path]:
+    """The study in whose run folder a weight file lies, and the folder to which its task file is relative."""
     for folder in weights.resolve().parents:
         record = folder / "study.json"
         if record.is_file():
@@ -146,6 +157,5 @@ def _task_of_run(weights: Path) -> tuple[str, Path, dict[str, Any]]:
             if not {"study", "base"} <= set(stored):
                 raise InputError("names no task: was it written by another version?", where=str(record),
                                  fix="give --task")  # fmt: skip
-            study = parse_study(stored["study"], where=str(record))
-            return study.task, Path(stored["base"]), study.task_options
+            return parse_study(stored["study"], where=str(record)), Path(stored["base"])
     raise InputError("lies in no run folder", where=str(weights), fix="give --task")

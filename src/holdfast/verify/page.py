@@ -9,9 +9,10 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from holdfast.verify.run import Verification
-from holdfast.verify.told import Change
+from holdfast.verify.told import Change, floor
+from holdfast.verify.why import words
 
-__all__ = ["page"]
+__all__ = ["page", "short"]
 
 
 def page(found: Verification, moved: list[Change]) -> str:
@@ -22,15 +23,21 @@ def page(found: Verification, moved: list[Change]) -> str:
     templates = Environment(
         loader=PackageLoader("holdfast.verify", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    templates.filters["short"] = _short
+    templates.filters |= {"short": short, "told": _told}
     style = files("holdfast.report").joinpath("page.css").read_text(encoding="utf-8")
-    return templates.get_template("page.html").render(found=found, moved=moved, style=style, metrics=_metrics)
+    template = templates.get_template("page.html")
+    return template.render(found=found, moved=moved, style=style, metrics=_metrics, words=words, floor=floor)
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """Three digits; a dash where there is no number."""
     if not math.isfinite(value):
         return "–" if math.isnan(value) else ("∞" if value > 0 else "−∞")
     return f"{value:.3g}"
+
+
+def _told(value: object) -> str:
+    return ", ".join(f"{name} {entry}" for name, entry in value.items()) if isinstance(value, Mapping) else str(value)
 
 
 def _metrics(pipelines: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:

@@ -7,9 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import onnx
+
+from holdfast.core.errors import BackendError
 from holdfast.core.fingerprint import environment
 from holdfast.core.progress import Progress
+from holdfast.deploy.export import export_onnx
 from holdfast.deploy.identity import weights_key
+from holdfast.deploy.lint import Hazard, lint
 from holdfast.verify.cells import Cells, Opened
 from holdfast.verify.measure import (
     Compared,
@@ -23,6 +28,7 @@ from holdfast.verify.measure import (
 )  # fmt: skip
 from holdfast.verify.order import Order
 from holdfast.verify.sentence import attribution
+from holdfast.verify.why import Why, why
 
 __all__ = ["Ran", "Verification", "verify"]
 
@@ -34,13 +40,14 @@ class Ran:
     """A subject that was verified: what it was asked for and what it did."""
 
     name: str
+    precision: str
     executed: str
     notes: tuple[str, ...]
 
     @property
     def met(self) -> bool:
         """Whether the requested precision executed."""
-        return self.executed.startswith(self.name.partition(":")[2])
+        return self.executed.startswith(self.precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +63,8 @@ class Verification:
         cells: mean of each metric by split, pipeline and subject: the two-factor table.
         compared: subjects and pipelines against the reference.
         sentence: whether the input or the arithmetic is to blame.
+        why: causes found in graphs from elsewhere.
+        hazards: what in the exported graph goes wrong in fp16, where a subject runs in it.
         environment: versions and hardware.
     """
 
@@ -68,6 +77,8 @@ class Verification:
     cells: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
     compared: tuple[Compared, ...]
     sentence: str
+    why: tuple[Why, ...]
+    hazards: tuple[Hazard, ...]
     environment: Mapping[str, Any]
 
     @property
@@ -99,7 +110,7 @@ def verify(order: Order, *, quiet: bool = False) -> Verification:
         floor = tuple(wobbles(cells, order.out / "rebuilt"))
         table = {
             split: {
-                pipeline: {opened.subject.name: means(cells, bench, split, pipeline, opened) for opened in cells.opened}
+                pipeline: {opened.label: means(cells, bench, split, pipeline, opened) for opened in cells.opened}
                 for pipeline in order.preprocessing
             }
             for split in splits
@@ -119,15 +130,28 @@ def verify(order: Order, *, quiet: bool = False) -> Verification:
             cells=table,
             compared=compared,
             sentence=attribution(compared),
+            why=tuple(why(cells)),
+            hazards=_hazards(cells),
             environment=environment(),
         )
+
+
+def _hazards(cells: Cells) -> tuple[Hazard, ...]:
+    """Errors that lint finds in the graph; none where nothing runs in fp16 or the model cannot be exported."""
+    if all(opened.subject.precision != "fp16" for opened in cells.opened):
+        return ()
+    try:
+        graph = export_onnx(cells.model, cells.few(2), cells.order.out / "artefacts").path
+    except BackendError:
+        return ()
+    return tuple(hazard for hazard in lint(onnx.load(graph)) if hazard.severity == "error")
 
 
 def _ran(opened: Opened) -> Ran:
     subject = opened.subject
     # Paths of this machine are nobody's business.
     notes = tuple(note.replace(f"{Path.cwd()}/", "") for note in subject.notes)
-    return Ran(name=subject.name, executed=subject.executed, notes=notes)
+    return Ran(name=opened.label, precision=subject.precision, executed=subject.executed, notes=notes)
 
 
 def _comparisons(opened: Sequence[Opened], preprocessing: Sequence[str]) -> list[tuple[str, Opened, str]]:

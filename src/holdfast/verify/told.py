@@ -15,8 +15,9 @@ from holdfast.deploy.parity import Finding, Flips
 from holdfast.verify.measure import Compared
 from holdfast.verify.run import Verification
 from holdfast.verify.sentence import amount
+from holdfast.verify.why import words
 
-__all__ = ["Change", "changes", "read_baseline", "text", "to_json"]
+__all__ = ["Change", "changes", "floor", "read_baseline", "text", "to_json"]
 
 FORMAT = "holdfast verify 1"
 
@@ -90,16 +91,21 @@ def _findings(found: Verification) -> Iterator[tuple[Compared, Finding]]:
 
 
 def text(found: Verification, moved: list[Change]) -> str:
-    """The verification in words, for a terminal."""
+    """The verification in words, for a terminal; the page holds the rest."""
     lines = [f"{found.outcome}: {found.task}, weights {found.weights['key']}", "", *textwrap.wrap(found.sentence, 100)]
     lines += ["", *_inputs(found), "subjects:", *(_subject(ran) for ran in found.subjects), ""]
-    lines += [f"noise floor ({name}): {value:.2g}" for name, value in _floor(found)]
+    lines += [f"noise floor ({name}): {value:.2g}" for name, value in floor(found)]
     for part in found.compared:
-        lines += ["", f"{part.subject} under {part.pipeline} on {part.split} ({part.factor}):"]
-        lines += [f"  {_finding(finding)}" for finding in part.findings]
-        lines += [f"  {_flips(part.flips)}"] if part.flips else []
-        lines += [f"  output {i}: {t.snr_db:.0f} dB, 1 - cos {1 - t.cosine:.1e}, largest {t.largest:.3g}"
-                  for i, t in enumerate(part.tensors)]  # fmt: skip
+        shown = _shown(part)
+        if shown:
+            lines += ["", f"{part.subject} under {part.pipeline} on {part.split} ({part.factor}):"]
+            lines += [f"  {_finding(finding)}" for finding in shown]
+            lines += [f"  {_flips(part.flips)}"] if part.flips else []
+    lines += ["", "causes:"] if found.why else []
+    lines += [f"  {line}" for told in found.why for line in words(told)]
+    if found.hazards:
+        lines += ["", "in fp16 this graph is in danger; holdfast repair finds the fewest nodes to keep in fp32:"]
+        lines += [f"  {hazard.rule} at {hazard.node}: {hazard.reason}; {hazard.fix}" for hazard in found.hazards]
     if moved:
         lines += ["", "since the earlier run (largest changes):"]
         lines += [f"  {c.name} of {c.subject} under {c.pipeline}: {c.before:.3g} -> {c.after:.3g}"
@@ -118,7 +124,8 @@ def _subject(ran: Any) -> str:
     return f"  {ran.name}: executed {ran.executed}{'' if ran.met else ' (NOT what was asked for)'}{notes}"
 
 
-def _floor(found: Verification) -> list[tuple[str, float]]:
+def floor(found: Verification) -> list[tuple[str, float]]:
+    """The noise floor of each quantity: the largest mean over subjects and changes."""
     highest: dict[str, float] = {}
     for wobble in found.floor:
         highest[wobble.quantity] = max(highest.get(wobble.quantity, 0.0), wobble.mean)
@@ -136,6 +143,13 @@ def _finding(finding: Finding) -> str:
     if finding.needed:
         said += f", about {finding.needed} groups would decide"
     return said + (", below the noise floor" if finding.below_floor else "")
+
+
+def _shown(part: Compared) -> list[Finding]:
+    """What a terminal has room for: what was judged, else the first metric and the first drift of a single factor."""
+    judged = [finding for finding in part.findings if finding.outcome]
+    first = [next((f for f in part.findings if f.kind == kind), None) for kind in ("difference", "displacement")]
+    return judged or ([f for f in first if f is not None] if part.factor != "both" else [])
 
 
 def _flips(flips: Flips) -> str:

@@ -41,7 +41,8 @@ def text(found: Cases) -> str:
     """The comparison in words, for a terminal."""
     counts = {change: sum(case.change == change for case in found.cases) for change in ("broken", "fixed", "unchanged")}
     lines = [f"{', '.join(f'{n} {change}' for change, n in counts.items())} of {len(found.cases)} cases",
-             f"compared with {found.reference}, weights {found.weights['in use']['file']}"]  # fmt: skip
+             f"compared with {found.reference}"]  # fmt: skip
+    lines += [f"weights, {role}: {about['file']}, key {about['key']}" for role, about in found.weights.items()]
     for case in found.cases:
         lines += ["", f"{case.change}: {case.clip} ({case.frames} frames), {case.subject} under {case.pipeline}"]
         lines += [f"  {s.name}: {s.before:.3g} -> {s.after:.3g}{_unit(s.unit)}, {s.change}" for s in case.symptoms]

@@ -20,6 +20,9 @@ Norm: TypeAlias = Literal["linf", "l2"]
 Budget: TypeAlias = float | Tensor | Sequence[float] | Mapping[str, Any]
 """``eps`` in units of the leaf: a number, one per channel, a tensor (B,) with one per sample, or any by leaf path."""
 
+INWARD = 1e-5
+"""Share by which an L2 projection ends inside, so that the promise survives the rounding of ``x + delta``."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ball:
@@ -115,11 +118,18 @@ class Ball:
     def project(self, z: Tensor) -> Tensor:
         """The nearest admissible tensor, a new one."""
         if self.norm == "l2":
-            scaled = self.scaled(z)
-            # A hair inside, so that the promise survives the rounding of x + delta.
-            shrink = ((1.0 - 1e-5) / per_sample_norm(scaled)).clamp(max=1.0)
-            z = torch.addcmul(self.x, scaled, self.radius * shrink, out=scaled)
+            return self._issue(self._shortened(z - self.x))
         return self._issue(z.clamp(*self.bounds).to(self.x.dtype))
+
+    def _shortened(self, delta: Tensor) -> Tensor:
+        """``x + delta`` projected to the L2 ball, in the memory of ``delta``."""
+        if self.radius.ndim == 0:  # one budget for all needs no division
+            shrink = (self.radius * (1.0 - INWARD) / per_sample_norm(delta)).clamp(max=1.0)
+        else:
+            delta = self.budgets(delta)
+            shrink = self.radius * ((1.0 - INWARD) / per_sample_norm(delta)).clamp(max=1.0)
+        z = torch.addcmul(self.x, delta, shrink, out=delta)
+        return z.clamp_(*(self._range_around_x or self.bounds)).to(self.x.dtype)
 
     def _issue(self, z: Tensor) -> Tensor:
         """``z``, remembered as admissible while nobody writes to it."""
@@ -166,8 +176,9 @@ class Ball:
         if self.norm == "linf":
             moved = torch.sign(gradient, out=spare)
             return self._issue(torch.addcmul(z, moved, step, out=moved).clamp_(*self.bounds))
-        direction = self.radius * gradient
-        return self.project(torch.addcmul(z, direction, step / per_sample_norm(direction)))
+        direction = gradient if self.radius.ndim == 0 else self.radius * gradient
+        moved = torch.addcmul(z, direction, step / per_sample_norm(direction))
+        return self._issue(self._shortened(moved.sub_(self.x)))
 
     def peak(self, gradient: Tensor, *, spare: Tensor | None = None) -> Tensor:
         """One step of steepest ascent from ``x`` of the length of the budget; ``spare`` as in `ascend`."""

@@ -36,7 +36,8 @@ def _along(image: Tensor, dim: int, sigma_px: float, radius: int, border: Border
     n = image.shape[dim]
     if radius > n // 2:  # so wide that a matrix is cheaper than one pass a tap
         matrix: Tensor = _matrix(n, sigma_px, radius, border).to(image)
-        return torch.matmul(matrix, image) if dim == -2 else torch.matmul(image, matrix.T)
+        along: Tensor = matrix @ image if dim == -2 else image @ matrix.T
+        return along
     weights, wide = _weights(sigma_px, radius).tolist(), extended(image, dim, radius, border)
     total = wide.narrow(dim, radius, n) * weights[radius]
     pair = torch.empty_like(total)

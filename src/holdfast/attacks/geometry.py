@@ -110,7 +110,7 @@ class Ball:
     @cached_property
     def _range_around_x(self) -> tuple[float, float] | None:
         """The valid range if all of ``x`` is known to be in it; not asked where the answer would be waited for."""
-        if self.x.device.type != "cpu" or self.low.ndim or self.high.ndim:
+        if self.x.device.type != "cpu" or self.low.ndim or self.high.ndim or not self.x.numel():
             return None
         low, high, (lowest, highest) = float(self.low), float(self.high), map(float, self._extent)
         return (low, high) if low <= lowest and highest <= high else None

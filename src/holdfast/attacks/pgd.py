@@ -53,7 +53,10 @@ class PGD:
         """The last iterate of each run, and of several runs the strongest one by sample; or what broke a sample."""
         live = Survivors(loss, ball)
         for _ in range(self.restarts):
-            z = self._run(live, live.among(ball.start(generator)), x) if self.random_start else self._run(live, x)
+            start = live.among(ball.start(generator)) if self.random_start else x
+            if not len(live):
+                break
+            z = self._run(live, start, x if self.random_start else None)
             if self.restarts == 1:
                 live.settle(z)
             elif len(live):
@@ -67,10 +70,10 @@ class PGD:
         """The last iterate from ``start``; ``spare`` is memory for the taking."""
         state = {"z": start}
         for _ in range(self.steps):
-            if not len(live):
-                break
             _, gradient, broken = live.climb(state["z"])
             state = live.leave(state["z"], broken, {**state, "gradient": gradient})
+            if not len(live):
+                break
             ball = live.ball
             step = ball.radius * (2.5 / self.steps) if self.alpha is None else ball.unit * self.alpha
             if spare is not None and len(spare) != len(live):

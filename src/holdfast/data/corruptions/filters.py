@@ -36,10 +36,9 @@ def _along(image: Tensor, dim: int, sigma_px: float, radius: int, border: Border
     n = image.shape[dim]
     if radius > n // 2:  # so wide that a matrix is cheaper than one pass a tap
         matrix: Tensor = _matrix(n, sigma_px, radius, border).to(image)
-        along: Tensor = matrix @ image if dim == -2 else image @ matrix.T
-        return along
+        return matrix @ image if dim == -2 else image @ matrix.T
     weights, wide = _weights(sigma_px, radius).tolist(), extended(image, dim, radius, border)
-    total = wide.narrow(dim, radius, n) * weights[radius]
+    total: Tensor = wide.narrow(dim, radius, n) * weights[radius]
     pair = torch.empty_like(total)
     for reach in range(radius, 0, -1):
         torch.add(wide.narrow(dim, radius - reach, n), wide.narrow(dim, radius + reach, n), out=pair)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import avg_pool2d, pad
+from torch.nn.functional import pad
 
 from holdfast.attacks.geometry import uniform
 from holdfast.core.contracts import Batch, Step, Term
@@ -137,7 +137,7 @@ def pixel_jitter(
     unit, low = leaf.budget(1.0, image), leaf.stored(leaf.low, image)
     signed = 2.0 * u - 1.0
     if soften > 0:
-        image = image + signed[0] * soften * (_blurred(image) - image)
+        image = image.lerp(_blurred(image), signed[0] * soften)
     image = image + signed[1] * gain * (image - low) + signed[2] * bias * unit
     if noise > 0:
         pixels = torch.randn(image.shape, generator=draw, device=draw.device).to(image)
@@ -147,8 +147,10 @@ def pixel_jitter(
 
 
 def _blurred(image: Tensor) -> Tensor:
-    """The 3x3 binomial blur, edges repeated: two averages of 2x2."""
-    return avg_pool2d(avg_pool2d(pad(image, (1, 1, 1, 1), mode="replicate"), 2, stride=1), 2, stride=1)
+    """The 3x3 binomial blur, edges repeated. Sums of shifted views: pooling takes six times as long on a CPU."""
+    framed = pad(image, (1, 1, 1, 1), mode="replicate")
+    columns = (framed[..., :-2, :] + framed[..., 2:, :]).add_(framed[..., 1:-1, :], alpha=2)
+    return (columns[..., :-2] + columns[..., 2:]).add_(columns[..., 1:-1], alpha=2).mul_(1 / 16)
 
 
 def _variants(view: Batch, names: Sequence[str], image: Tensor) -> list[Tensor]:

@@ -14,8 +14,8 @@ from holdfast.data.road import DASH_M, DASH_PERIOD_M, LINE_WIDTH_M, LINES, SHADO
 __all__ = ["render"]
 
 SEAM_WIDTH_M = 0.05
-SHOULDER_M = 1.2
 TEXEL_M, TEXELS = 0.06, 512
+NOISE_VALUES = 1 << 22
 CAR_WIDTH_M, CAR_HEIGHT_M = 1.8, 1.45
 SOFT_M = 0.3
 CHUNK = 4  # keeps the layers of a chunk in the cache and below the size that malloc maps afresh each time
@@ -75,9 +75,10 @@ def _stripes(scene: Scene, camera: Camera, distance: Tensor, near: Tensor, far: 
     """Coverage of road, lines and seams, (B, K, rows, W); the last layer is left empty for the texture."""
     number = torch.arange(LINES) - (LINES - 1) / 2
     lane = scene.lane_width_m[:, None]
-    centre = torch.cat((torch.zeros_like(lane), lane * number, scene.seam_m), dim=1)
+    verges = scene.shoulder_m * torch.tensor([-1.0, 1.0])
+    centre = torch.cat((verges.mean(1, keepdim=True), lane * number, scene.seam_m), dim=1)
     width = torch.full_like(centre, LINE_WIDTH_M)
-    width[:, :1] = lane * (LINES - 1) + 2 * SHOULDER_M
+    width[:, :1] = lane * (LINES - 1) + scene.shoulder_m.sum(1, keepdim=True)
     width[:, 1 + LINES :] = SEAM_WIDTH_M
     lateral = centre[..., None] + scene.centre_m(distance)[:, None]
     left = camera.column(lateral - width[..., None] / 2, distance)
@@ -162,8 +163,16 @@ def _cover(start: Tensor, end: Tensor, pixels: int) -> Tensor:
 
 
 def _sense(image: Tensor, scene: Scene) -> Tensor:
-    """Add each frame's own sensor noise and digitise."""
-    noise = torch.empty_like(image[0])
+    """Add each frame's own sensor noise, a stretch of a long table that begins at its seed, and digitise."""
+    size = image[0].numel()
+    table = _noise(size)
     for frame, seed, sigma in zip(image, scene.noise_seed.tolist(), scene.noise.tolist(), strict=True):
-        frame += noise.normal_(0, sigma, generator=torch.Generator().manual_seed(seed))
+        start = seed % (len(table) - size)
+        frame.add_(table[start : start + size].view_as(frame), alpha=sigma)
     return image.round_().clamp_(0, 255).byte()
+
+
+@functools.cache
+def _noise(at_least: int) -> Tensor:
+    """Standard normal values: drawing them for every frame would take a third of the renderer's time."""
+    return torch.randn(NOISE_VALUES + at_least, generator=torch.Generator().manual_seed(21))

@@ -13,7 +13,9 @@ from torch import Tensor
 
 __all__ = ["Camera", "Scene", "draw_drive", "draw_frames", "ego_lines", "stack"]
 
-LINE_WIDTH_M = 0.12
+LINE_WIDTH_M = 0.10
+"""Four inches, the usual width of a line in North America."""
+
 DASH_M, DASH_PERIOD_M = 4.0, 12.0
 SHADOW_PERIOD_M = 60.0
 LINES = 4
@@ -68,6 +70,7 @@ class Scene:
             right of the camera, ``z`` ahead.
         travelled_m: way along the road; moves dashes, texture, shadow.
         lane_width_m: between the centres of neighbouring lines.
+        shoulder_m: (B, 2) asphalt beyond the outer lines, left and right: the road's edges do not tell the lane.
         paint: (B, 4, 3) colour of the lines, left to right, in grey levels.
         dashed: (B, 4) 1 where a line is dashed (4 m painted of every 12 m), else 0.
         dash_phase_m: (B, 4).
@@ -87,6 +90,7 @@ class Scene:
     curvature_per_m: Tensor
     travelled_m: Tensor
     lane_width_m: Tensor
+    shoulder_m: Tensor
     paint: Tensor
     dashed: Tensor
     dash_phase_m: Tensor
@@ -185,6 +189,7 @@ def _surroundings(rng: np.random.Generator) -> dict[str, Any]:
     tint = np.where(yellow[:, None], [1.0, 0.85, 0.35], [1.0, 1.0, 1.0])
     return {
         "lane_width_m": rng.uniform(3.2, 3.8),
+        "shoulder_m": rng.uniform(0.3, 3.0, 2),
         "paint": paint[:, None] * tint,
         "dashed": rng.random(LINES) < [0.7, 0.7, 0.7, 0.0],
         "dash_phase_m": rng.uniform(0, DASH_PERIOD_M, LINES),

@@ -97,7 +97,7 @@ def sensor_batch(data: Any, indices: Sequence[int]) -> Batch:
 
 def _check_finite(batch: Batch, *, where: str) -> None:
     for path, leaf in tree_flatten_with_path(batch)[0]:
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not bool(leaf.isfinite().all()):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not bool(leaf.sum(dtype=torch.float64).isfinite()):
             raise InputError(f"leaf {keystr(path)} holds NaN or infinite values", where=where,
                              fix="clean the data, or mark missing labels by a mask instead")  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,7 @@ __all__ = ["LaneNet"]
 STRIDE = 4
 SHARPNESS = 4.0
 PRIOR_PX = 6.0
+MARGIN_PX = 16
 
 
 class LaneNet(nn.Module):
@@ -30,7 +32,8 @@ class LaneNet(nn.Module):
         rows_px: row of the input at which each distance is seen, (distances,).
         expected_px: column of each line in an ordinary scene, right of the middle, (lines, distances).
         width: channels; 26 gives about 42 thousand parameters, 52 about 160 thousand.
-        size: (height, width) of the input, multiples of four. Its top third is the sky and is not looked at.
+        size: (height, width) of the input, multiples of four. Its top third, the sky, and what lies more than
+            ``MARGIN_PX`` below the nearest distance are not looked at: half of the work, and nothing to be learned.
     """
 
     centres: Tensor
@@ -41,6 +44,7 @@ class LaneNet(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.top = size[0] // 3 // STRIDE * STRIDE
+        self.bottom = min(size[0], math.ceil((max(rows_px) + MARGIN_PX) / STRIDE) * STRIDE)
         self.lines = len(expected_px)
         self.trunk = nn.Sequential(
             _conv(3, width // 2, stride=2),
@@ -48,7 +52,7 @@ class LaneNet(nn.Module):
             _conv(width, width),
             _conv(width, width, dilation=(2, 2)),
         )
-        self.rows = _pooling(rows_px, (size[0] - self.top) // STRIDE, self.top)
+        self.rows = _pooling(rows_px, (self.bottom - self.top) // STRIDE, self.top)
         self.mix = nn.Sequential(*(_conv(width, width, dilation=(min(d, 2), d)) for d in (1, 2, 4, 8)))
         self.head = nn.Conv2d(width, 2 * self.lines, 1)
         self.register_buffer("centres", (torch.arange(size[1] // STRIDE) + 0.5) * STRIDE - size[1] / 2)
@@ -63,7 +67,7 @@ class LaneNet(nn.Module):
         Args:
             image: float32 (B, 3, height, width) in 0..1.
         """
-        features = self.trunk(image[:, :, self.top :] - 0.5)
+        features = self.trunk(image[:, :, self.top : self.bottom] - 0.5)
         anchors = self.rows(features.transpose(2, 3)).transpose(2, 3)
         score, offset = self.head(self.mix(anchors)).split(self.lines, dim=1)
         share = (SHARPNESS * (score + self.prior)).softmax(dim=-1)

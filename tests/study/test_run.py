@@ -142,6 +142,22 @@ def test_bad_input_is_one_clear_error(
         run({**raw_study, **change}, tmp_path)
 
 
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_study_of_which_nothing_is_left_still_says_why(
+    tmp_path: Path, raw_study: dict[str, Any], trained: bool
+) -> None:
+    settings = {} if trained else {"training": {"optimiser": "sgd", "lr": 1e18, "schedule": "constant"}}
+    raw_study |= {"recipes": {"baseline": settings}, "init_seeds": [0], "order_seeds": [0], "gates": []}
+    raw_study |= {"subjects": ["eager:fp32"], "probes": [{"adversarial": {"split": "nowhere"}}]}
+    raw_study["select"] = {**raw_study["select"], "baseline": "baseline"}
+    outcome = run(raw_study, tmp_path)
+    with RunFolder(tmp_path) as folder:
+        [reason] = folder.failures().values()
+    page = outcome.report.read_text()
+    assert ("nowhere" if trained else "at step") in reason
+    assert ("nowhere" if trained else "at step") in page
+
+
 def test_weights_files_say_what_they_are(finished: Finished) -> None:
     files = sorted((finished[0] / "weights").rglob("*.safetensors"))
     assert Counter(f.stem for f in files) == {"init": 4, "last": 4, "ema": 2}

@@ -13,9 +13,7 @@ from torch import Tensor
 
 __all__ = ["Camera", "Scene", "draw_drive", "draw_frames", "ego_lines", "stack"]
 
-LINE_WIDTH_M = 0.10
-"""Four inches, the usual width of a line in North America."""
-
+LINE_WIDTH_M = 0.12
 DASH_M, DASH_PERIOD_M = 4.0, 12.0
 SHADOW_PERIOD_M = 60.0
 LINES = 4
@@ -185,7 +183,7 @@ def _scene(frames: Sequence[Mapping[str, Any]]) -> Scene:
 def _surroundings(rng: np.random.Generator) -> dict[str, Any]:
     """Everything that stays as it is while the car drives on."""
     yellow = rng.random(LINES) < [0.3, 0.3, 0.0, 0.0]
-    paint = rng.uniform(150, 215) * rng.uniform(0.55, 1.0, LINES)
+    paint = rng.uniform(150, 215) * rng.uniform(0.8, 1.0, LINES)
     tint = np.where(yellow[:, None], [1.0, 0.85, 0.35], [1.0, 1.0, 1.0])
     return {
         "lane_width_m": rng.uniform(3.2, 3.8),

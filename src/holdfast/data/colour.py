@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from holdfast.core.errors import InputError
 
-__all__ = ["NV12", "SwapChannels", "YCbCr", "grey", "raised"]
+__all__ = ["NV12", "SwapChannels", "YCbCr", "grey", "raised", "subsampled_chroma", "upsampled_chroma"]
 
 LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
 """Weights of red and blue in luma (ITU-R BT.601 and BT.709); green has the rest."""
@@ -143,7 +143,7 @@ class YCbCr:
         coded = _mix(encode.to(image), image) + image.new_tensor([black, 128, 128]).view(3, 1, 1)
         height, width = image.shape[-2:]
         if self.down != "keep":
-            chroma = _brought_back(_subsampled(coded[:, 1:], self.down).round(), self.up)[..., :height, :width]
+            chroma = upsampled_chroma(subsampled_chroma(coded[:, 1:], self.down).round(), self.up)[..., :height, :width]
             coded = torch.cat((coded[:, :1], chroma), dim=1)
         coded = coded.round().clamp(0, 255)
         encode, black = _coding(self.decoded)
@@ -162,7 +162,14 @@ def _coding(name: str) -> tuple[Tensor, float]:
     return torch.stack((weights * luma, blue * chroma, red * chroma)), black
 
 
-def _subsampled(chroma: Tensor, down: str) -> Tensor:
+def subsampled_chroma(chroma: Tensor, down: str) -> Tensor:
+    """Chroma at half resolution, float (B, 2, H, W) -> (B, 2, ceil(H/2), ceil(W/2)).
+
+    Args:
+        chroma: Cb and Cr; an odd edge is repeated.
+        down: ``box`` means of two by two, ``drop`` the first of each four, ``left`` means of two rows, weighted 1 2 1
+            around the left column (MPEG-2 siting).
+    """
     chroma = functional.pad(chroma, (0, chroma.shape[-1] % 2, 0, chroma.shape[-2] % 2), mode="replicate")
     if down == "drop":
         return chroma[..., ::2, ::2]
@@ -172,7 +179,13 @@ def _subsampled(chroma: Tensor, down: str) -> Tensor:
     return (rows[..., :-2:2] + 2 * rows[..., 1:-1:2] + rows[..., 2::2]) / 4
 
 
-def _brought_back(chroma: Tensor, up: str) -> Tensor:
+def upsampled_chroma(chroma: Tensor, up: str) -> Tensor:
+    """Chroma at full resolution, float (B, 2, h, w) -> (B, 2, 2h, 2w): the inverse of `subsampled_chroma` in size.
+
+    Args:
+        chroma: Cb and Cr.
+        up: ``nearest`` repeats, ``centred`` interpolates between the centres of blocks, ``left`` between left sites.
+    """
     if up == "nearest":
         return functional.interpolate(chroma, scale_factor=2.0, mode="nearest")
     if up == "centred":

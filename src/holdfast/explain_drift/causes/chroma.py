@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from holdfast.data.colour import subsampled_chroma, upsampled_chroma
 from holdfast.explain_drift.cause import Leaves, Pair, Tiles
 from holdfast.explain_drift.ycbcr import decode, encode
 
@@ -62,7 +63,7 @@ class Chroma:
         if self.down == "keep":
             return _move(chroma, self.moved_px)
         height, width = chroma.shape[-2:]
-        return _up(_down(chroma, self.down), self.up)[..., :height, :width]
+        return upsampled_chroma(subsampled_chroma(chroma, self.down), self.up)[..., :height, :width]
 
     @classmethod
     def propose(cls, pair: Pair) -> list[Chroma]:
@@ -83,29 +84,6 @@ WAYS: tuple[tuple[Down, Up], ...] = (
     ("box", "nearest"), ("box", "centred"), ("left", "left"), ("left", "centred"),
     ("left", "nearest"), ("drop", "nearest"), ("drop", "left"),
 )  # fmt: skip
-
-
-def _down(chroma: Tensor, kind: str) -> Tensor:
-    height, width = chroma.shape[-2:]
-    chroma = functional.pad(chroma, (0, width % 2, 0, height % 2), mode="replicate")
-    if kind == "drop":
-        return chroma[..., ::2, ::2]
-    if kind == "box":
-        return functional.avg_pool2d(chroma, 2)
-    rows = (chroma[..., ::2, :] + chroma[..., 1::2, :]) / 2
-    before = functional.pad(rows, (1, 0, 0, 0), mode="replicate")[..., :-1]
-    after = functional.pad(rows, (0, 1, 0, 0), mode="replicate")[..., 1:]
-    return ((before + 2 * rows + after) / 4)[..., ::2]
-
-
-def _up(chroma: Tensor, kind: str) -> Tensor:
-    if kind == "nearest":
-        return functional.interpolate(chroma, scale_factor=2.0, mode="nearest")
-    if kind == "centred":
-        return functional.interpolate(chroma, scale_factor=2.0, mode="bilinear", align_corners=False)
-    rows = functional.interpolate(chroma, scale_factor=(2.0, 1.0), mode="bilinear", align_corners=False)
-    right = functional.pad(rows, (0, 1, 0, 0), mode="replicate")[..., 1:]
-    return torch.stack((rows, (rows + right) / 2), dim=-1).flatten(-2)
 
 
 def _move(chroma: Tensor, distance_px: float) -> Tensor:

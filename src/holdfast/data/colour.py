@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from holdfast.core.errors import InputError
 
-__all__ = ["NV12", "SwapChannels", "YCbCr", "grey", "raised", "subsampled_chroma", "upsampled_chroma"]
+__all__ = ["NV12", "SwapChannels", "YCbCr", "grey", "raised", "subsampled_chroma", "upsampled_chroma", "ycbcr_matrix"]
 
 LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
 """Weights of red and blue in luma (ITU-R BT.601 and BT.709); green has the rest."""
@@ -152,8 +152,17 @@ class YCbCr:
 
 
 def _coding(name: str) -> tuple[Tensor, float]:
-    """Matrix float64 (3, 3) from RGB to YCbCr without offsets, and where black is."""
     matrix, _, span = name.partition(" ")
+    return ycbcr_matrix(matrix, span)
+
+
+def ycbcr_matrix(matrix: str, span: str) -> tuple[Tensor, float]:
+    """Matrix float64 (3, 3) from RGB to YCbCr, without offsets, and the grey level of black.
+
+    Args:
+        matrix: ``bt601`` or ``bt709``.
+        span: ``limited`` puts luma in 16..235 and chroma in 16..240, ``full`` uses 0..255.
+    """
     luma, chroma, black = (219 / 255, 224 / 255, 16.0) if span == "limited" else (1.0, 1.0, 0.0)
     kr, kb = LUMA_WEIGHTS[matrix]
     weights = torch.tensor([kr, 1 - kr - kb, kb], dtype=torch.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from holdfast.surgery.criticality import Change
 from holdfast.surgery.layers import Weighted
 from holdfast.surgery.owned import Layer, swapped
 from holdfast.surgery.tapped import evaluating
+from holdfast.surgery.visited import Visit, visited
 
 __all__ = ["cast", "input_ranges", "quantise"]
 
@@ -47,7 +48,7 @@ def cast(model: nn.Module, layer: Layer, precision: str) -> Change:
         own = dict(model.named_parameters(remove_duplicate=False))
         stored = precision != "tf32"  # tf32 rounds operands only
         rounded = {name: round_to(own[name].detach(), precision) for name in layer.parameters if stored}
-        with swapped(model, rounded), _through(modules, partial(_rounding, precision)):
+        with swapped(model, rounded), visited(modules, partial(_rounding, precision)):
             yield
 
     return Change(kind=precision, layer=layer.name, modules=frozenset(layer.modules), entered=entered)
@@ -129,23 +130,7 @@ def _grid_input(bounds: tuple[float, float], module: nn.Module, inputs: tuple[Te
     return (fake_quantise(inputs[0], *bounds), *inputs[1:])
 
 
-@contextmanager
-def _through(modules: Sequence[nn.Module], visit: Callable[..., Any]) -> Iterator[None]:
-    """The forward of each module goes through ``visit(forward, *inputs)``."""
-    before = [module.__dict__.get("forward") for module in modules]
-    try:
-        for module in modules:
-            module.__dict__["forward"] = partial(visit, module.forward)
-        yield
-    finally:
-        for module, forward in zip(modules, before, strict=True):
-            if forward is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = forward
-
-
-def _rounding(precision: str, forward: Callable[..., Any], *inputs: Any, **call: Any) -> Any:
+def _rounding(precision: str, module: nn.Module, forward: Visit, *inputs: Any, **call: Any) -> Any:
     if precision != "tf32":
         inputs = tree_map(lambda value: round_to(value, precision) if _single(value) else value, inputs)
     with Rounding(precision):

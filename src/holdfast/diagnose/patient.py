@@ -69,6 +69,14 @@ class Patient:
         eager = frozenset({"forward", "gradient", "weights", "intermediates"})
         return eager | ({"initial"} if self.initial else frozenset())
 
+    def has(self, split: str) -> bool:
+        """Whether the task has a split."""
+        try:
+            self.task.data(split)
+        except KeyError:
+            return False
+        return True
+
     @property
     def name(self) -> str:
         """The subject as rows name it."""

@@ -117,21 +117,13 @@ def _reason(missing: frozenset[str], patient: Patient) -> str:
 def _options(name: str, kind: type[Any], order: Order, patient: Patient, on: str) -> dict[str, Any]:
     """Where and how much to measure; everything else stays as the probe's author recommends."""
     defaults = {entry.name: entry.default for entry in fields(kind)}
-    sequences = (order.sequences,) if order.sequences and _has(patient, order.sequences) else ()
+    sequences = (order.sequences,) if order.sequences and patient.has(order.sequences) else ()
     wanted: dict[str, Any] = {"split": order.split, "splits": [order.split], "sequences": list(sequences)}
     if on == "twin" and patient.session is not None:
         wanted["replay"] = [patient.session.name]
     wanted |= ASKED.get(name, {})
     options = {option: value for option, value in wanted.items() if option in defaults}
     return {**_shortened(kind, defaults), **options} if order.quick else options
-
-
-def _has(patient: Patient, split: str) -> bool:
-    try:
-        patient.task.data(split)
-    except KeyError:
-        return False
-    return True
 
 
 def _shortened(kind: type[Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

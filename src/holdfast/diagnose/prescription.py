@@ -67,17 +67,9 @@ def _study(order: Order, patient: Patient, found: Diagnosis, training: Sequence[
 
 def _splits(order: Order, patient: Patient) -> dict[str, Any]:
     """Splits to measure on: those for frames and sequences that the task has."""
-    frames = [split for split in dict.fromkeys(("select", order.split)) if _has(patient, split)]
-    sequences = [split for split in dict.fromkeys(("select_sequence", order.sequences)) if _has(patient, split)]
+    frames = [split for split in dict.fromkeys(("select", order.split)) if patient.has(split)]
+    sequences = [split for split in dict.fromkeys(("select_sequence", order.sequences)) if patient.has(split)]
     return {"splits": frames, "sequences": sequences}
-
-
-def _has(patient: Patient, split: str) -> bool:
-    try:
-        patient.task.data(split)
-    except KeyError:
-        return False
-    return True
 
 
 def _task(order: Order, patient: Patient) -> str:

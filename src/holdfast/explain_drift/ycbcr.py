@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from holdfast.data.colour import LUMA_WEIGHTS
+from holdfast.data.colour import ycbcr_matrix
 
 __all__ = ["LinearColour", "decode", "encode"]
 
@@ -42,15 +42,10 @@ class LinearColour:
 @cache
 def encode(matrix: str, span: str) -> LinearColour:
     """RGB -> YCbCr by ``matrix`` (``bt601``, ``bt709``, or ``luma`` for one channel), ``limited`` or ``full`` range."""
-    luma, chroma, black = (219 / 255, 224 / 255, 16.0) if span == "limited" else (1.0, 1.0, 0.0)
     if matrix == "luma":
+        luma, black = (219 / 255, 16.0) if span == "limited" else (1.0, 0.0)
         return LinearColour(matrix=torch.tensor([[luma]]).double(), offset=torch.tensor([black]).double())
-    kr, kb = LUMA_WEIGHTS[matrix]
-    kg = 1 - kr - kb
-    weights = torch.tensor([kr, kg, kb], dtype=torch.float64)
-    blue = (torch.tensor([0.0, 0.0, 1.0]) - weights) / (2 - 2 * kb)
-    red = (torch.tensor([1.0, 0.0, 0.0]) - weights) / (2 - 2 * kr)
-    rows = torch.stack((weights * luma, blue * chroma, red * chroma))
+    rows, black = ycbcr_matrix(matrix, span)
     return LinearColour(matrix=rows, offset=torch.tensor([black, 128.0, 128.0]).double())
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from holdfast.core.contracts import Outputs
+from holdfast.surgery.visited import Visit, visited
 
 __all__ = ["Prefix", "agrees"]
 
 Call = Callable[[], Outputs]
-Visit = Callable[..., Any]
 
 
 @dataclass
@@ -74,21 +74,9 @@ class Prefix:
 
     # --- visits ---
 
-    @contextmanager
-    def _visiting(self, visit: Visit) -> Iterator[None]:
+    def _visiting(self, visit: Visit) -> AbstractContextManager[None]:
         """Every submodule's forward goes through ``visit``."""
-        modules = [module for module in self.model.modules() if module is not self.model]
-        before = [module.__dict__.get("forward") for module in modules]
-        try:
-            for module in modules:
-                module.__dict__["forward"] = partial(visit, module, module.forward)
-            yield
-        finally:
-            for module, forward in zip(modules, before, strict=True):
-                if forward is None:
-                    module.__dict__.pop("forward", None)
-                else:
-                    module.__dict__["forward"] = forward
+        return visited([module for module in self.model.modules() if module is not self.model], visit)
 
     def _keep(self, module: nn.Module, forward: Visit, *args: Any, **kwargs: Any) -> Any:
         number = len(self._entries)

@@ -12,7 +12,7 @@ from torch import nn
 from holdfast.core.contracts import Metric, Task
 from holdfast.core.errors import InputError
 from holdfast.core.space import InputSpace, Leaf
-from holdfast.data.table import Table, materialise, open_table
+from holdfast.data.table import Table, materialise, open_table, spread
 
 
 class Frames:
@@ -93,3 +93,8 @@ def test_an_unknown_pipeline_is_refused_before_reading(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no pipeline 'vehicel'"):
         materialise(make_task(data), "train", ["vehicel"], {"vehicel": tmp_path})
     assert data.reads == 0
+
+
+@pytest.mark.parametrize(("length", "limit", "found"), [(10, 3, [0, 4, 9]), (3, 10, [0, 1, 2]), (5, 1, [0])])
+def test_samples_are_spread_from_the_first_to_the_last(length: int, limit: int, found: list[int]) -> None:
+    assert spread(length, limit).tolist() == found

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from holdfast.core.contracts import Batch, Metric, Task
 from holdfast.core.errors import BackendError, InputError, nearest
-from holdfast.data.table import Table, sensor_batch
+from holdfast.data.table import Table, sensor_batch, spread
 from holdfast.deploy.subjects import open_subject
 from holdfast.weights.batchnorm import Policy, has_statistics, recalibrate
 from holdfast.weights.exam import Exam
@@ -155,7 +155,7 @@ class TaskExams:
 
         def measure(model: nn.Module, indices: Tensor) -> Tensor:
             table = self.table("calibration" if self.has("calibration") else "train", "train")
-            few = torch.linspace(0, len(table) - 1, min(CALIBRATION_SAMPLES, len(table))).long()
+            few = spread(len(table), CALIBRATION_SAMPLES)
             calibration = [self.task.inputs(table.batch(part)) for part in torch.split(few, BATCH)]
             with TemporaryDirectory() as folder:
                 example = self.task.inputs(table.batch(few[:2]))

@@ -17,7 +17,7 @@ from holdfast.core.contracts import Batch, Pipeline, Task
 from holdfast.core.errors import InputError
 from holdfast.core.store import atomic_path
 
-__all__ = ["Table", "materialise", "open_table", "sensor_batch"]
+__all__ = ["Table", "materialise", "open_table", "sensor_batch", "spread"]
 
 CHUNK = 64
 
@@ -93,6 +93,11 @@ def sensor_batch(data: Any, indices: Sequence[int]) -> Batch:
     many = getattr(data, "__getitems__", None)
     samples = many(list(indices)) if many is not None else [data[i] for i in indices]
     return default_collate(samples)
+
+
+def spread(length: int, limit: int) -> Tensor:
+    """Positions of at most ``limit`` of ``length`` samples, int64: spread evenly, as neighbours resemble each other."""
+    return torch.linspace(0, length - 1, min(limit, length)).long()
 
 
 def _check_finite(batch: Batch, *, where: str) -> None:

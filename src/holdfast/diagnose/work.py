@@ -15,6 +15,7 @@ from holdfast.core.contracts import Measurement, Outputs, Probe, Subject
 from holdfast.core.discover import build
 from holdfast.core.errors import BackendError
 from holdfast.core.fingerprint import config_hash
+from holdfast.data.table import spread
 from holdfast.deploy.subjects import open_subject
 from holdfast.diagnose.order import Order
 from holdfast.diagnose.patient import Patient, open_patient
@@ -179,7 +180,7 @@ def _examples(order: Order, patient: Patient) -> tuple[tuple[Tensor, ...], list[
     task, pipeline = patient.task, patient.pipelines[0]
     tables = [patient.tables.open(split, pipeline) for split in ("calibration", "train", order.split)]
     table = next(found for found in tables if found is not None)
-    chosen = torch.linspace(0, len(table) - 1, min(CALIBRATION_SAMPLES, len(table))).long()
+    chosen = spread(len(table), CALIBRATION_SAMPLES)
     parts = [task.inputs(table.batch(chosen[i : i + 16])) for i in range(0, len(chosen), 16)]
     return task.inputs(table.batch(torch.arange(min(2, len(table))))), parts
 

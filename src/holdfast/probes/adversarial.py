@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_map
 from holdfast.core.contracts import Attack, Batch, Measurement, Outputs, Subject
 from holdfast.core.discover import build
 from holdfast.core.errors import InputError
-from holdfast.probes.aimed import ZERO_SHARE, aimed, by_pieces, evenly
-from holdfast.probes.bench import Bench, batch_size
+from holdfast.probes.aimed import ZERO_SHARE, aimed
+from holdfast.probes.bench import Bench
+from holdfast.probes.pieces import batch_size, by_pieces
 
 __all__ = ["Adversarial"]
 
@@ -58,7 +59,7 @@ class Adversarial:
 
     def run(self, bench: Bench) -> Iterable[Measurement]:
         """One row per attack, budget, subject and metric."""
-        batch = evenly(bench, self.split, self.samples, who="adversarial")
+        batch = bench.spread(self.split, bench.preprocessing[0], limit=self.samples)
         replayed = [s for s in bench.subjects if s.name in self.replay] if self.replay else []
         harm: dict[tuple[str, float], float] = {}
         for attack in (build("attack", spec) for spec in self.attacks):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -16,12 +16,10 @@ from holdfast.attacks.pgd import PGD
 from holdfast.attacks.seal import perturb
 from holdfast.core.contracts import Attack, Batch
 from holdfast.core.errors import InputError
-from holdfast.probes.bench import Bench, batch_size
-from holdfast.probes.memory import out_of_memory
+from holdfast.probes.bench import Bench
+from holdfast.probes.pieces import by_pieces
 
-__all__ = ["ZERO_SHARE", "Aimed", "aimed", "by_pieces", "doubts", "evenly", "first"]
-
-T = TypeVar("T")
+__all__ = ["ZERO_SHARE", "Aimed", "aimed", "doubts", "first"]
 
 ZERO_SHARE = 0.05
 """Share of samples without a gradient from which an attack is doubted."""
@@ -60,33 +58,6 @@ class Aimed:
         broken = self.aim.broken(self.aim.outputs(x))
         assert broken is not None
         return broken
-
-
-def evenly(bench: Bench, split: str, samples: int, *, who: str) -> Batch:
-    """Samples spread evenly over a split, as one batch.
-
-    Raises:
-        InputError: the task has no such split.
-    """
-    table = bench.table(split, bench.preprocessing[0])
-    if table is None:
-        raise InputError(f"no split {split!r}", where=f"probe {who}", fix="name a split the task has")
-    return table.batch(torch.linspace(0, len(table) - 1, min(samples, len(table))).long())
-
-
-def by_pieces(batch: Batch, size: int, work: Callable[[int, Batch], T]) -> list[T]:
-    """``work(first sample, piece)`` on at most ``size`` samples at once, halved where the memory does not suffice."""
-    found, start, n = list[T](), 0, batch_size(batch)
-    while start < n:
-        try:
-            found.append(work(start, tree_map(lambda t, a=start, b=start + size: t[a:b], batch)))
-        except Exception as error:  # allocators have no common error
-            if not out_of_memory(error) or size == 1:
-                raise
-            size = max(1, min(size, n) // 2)
-        else:
-            start += size
-    return found
 
 
 def first(batch: Batch, count: int) -> Batch:

@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_map
 from holdfast.core.contracts import Batch, Better, Drift, Measurement, Metric, Outputs, Picture, Subject, Task
 from holdfast.core.errors import InputError
 from holdfast.core.rows import Row
-from holdfast.data.table import Table
-from holdfast.probes.memory import out_of_memory
+from holdfast.data.table import Table, spread
+from holdfast.probes.pieces import batch_size, by_pieces
 
 __all__ = ["Bench", "RunLabel"]
 
@@ -110,8 +110,7 @@ class Bench:
             InputError: the task has no such split.
         """
         batch = self.batch(split, pipeline)
-        size = batch_size(batch)
-        chosen = torch.linspace(0, size - 1, min(limit, size)).long()
+        chosen = spread(batch_size(batch), limit)
         return tree_map(lambda column: column[chosen], batch)
 
     def outputs(self, subject: Subject, split: str, pipeline: str) -> Outputs:
@@ -126,18 +125,15 @@ class Bench:
 
         Where the memory does not suffice, `piece` is halved and the work goes on.
         """
-        n, start, parts = batch_size(batch), 0, []
+
+        def smaller(size: int) -> None:
+            self.piece = size
+
+        def forward(_: int, part: Batch) -> Outputs:
+            return self.task.forward(subject.run, part)
+
         with torch.no_grad():
-            while start < n:
-                part = tree_map(lambda t, a=start: t[a : a + self.piece], batch)
-                try:
-                    parts.append(self.task.forward(subject.run, part))
-                except Exception as error:  # allocators have no common error
-                    if not out_of_memory(error) or self.piece == 1:
-                        raise
-                    self.piece = max(1, min(self.piece, n) // 2)
-                    continue
-                start += self.piece
+            parts = by_pieces(batch, self.piece, forward, halved=smaller)
         return tree_map(lambda *pieces: torch.cat(pieces), *parts)
 
     # --- making measurements ---
@@ -194,13 +190,6 @@ class Bench:
             flags=doubts,
         )
         return Measurement(row=row, values=array, groups=groups, series=series or {}, pictures=tuple(pictures))
-
-
-def batch_size(batch: Batch) -> int:
-    """Number of samples of a batch."""
-    from torch.utils._pytree import tree_leaves
-
-    return len(next(leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)))
 
 
 def _runs(codes: np.ndarray) -> Iterator[slice | Tensor]:

@@ -14,8 +14,9 @@ from holdfast.attacks.strength import Bracket, narrowed
 from holdfast.core.contracts import Attack, Batch, Measurement
 from holdfast.core.discover import build
 from holdfast.core.errors import InputError
-from holdfast.probes.aimed import Aimed, aimed, by_pieces, doubts, evenly
+from holdfast.probes.aimed import Aimed, aimed, doubts
 from holdfast.probes.bench import Bench
+from holdfast.probes.pieces import by_pieces
 from holdfast.probes.unfinished import Unfinished
 
 __all__ = ["BreakingStrength"]
@@ -59,7 +60,7 @@ class BreakingStrength:
     def run(self, bench: Bench) -> Iterable[Measurement]:
         """One row."""
         attack = build("attack", self.attack or {"apgd": {"steps": self.steps}})
-        batch = evenly(bench, self.split, self.samples, who="breaking_strength")
+        batch = bench.spread(self.split, bench.preprocessing[0], limit=self.samples)
         unfinished = Unfinished(bench.scratch)
         brackets = by_pieces(
             batch, self.piece, lambda start, part: self._bisected(bench, part, attack, unfinished, start)

@@ -23,8 +23,9 @@ from holdfast.core.contracts import (
 from holdfast.core.discover import build, load, names
 from holdfast.core.errors import InputError, nearest
 from holdfast.data.corruptions.published import Table
+from holdfast.data.table import spread
 from holdfast.probes.bench import Bench
-from holdfast.probes.damage import At, Samples, chosen_leaf, spread
+from holdfast.probes.damage import At, Samples, chosen_leaf
 from holdfast.probes.severity import breaking_severity, common_errors, corruption_errors, crossing
 
 __all__ = ["Corruptions"]
@@ -91,8 +92,9 @@ class Corruptions:
         table = bench.table(self.split, bench.preprocessing[0])
         if table is None:
             raise InputError(f"no split {self.split!r}", where="probe corruptions", fix="name a split the task has")
-        samples = Samples(bench=bench, split=self.split, indices=spread(len(table), self.samples), path=path, leaf=leaf,
-                          at=self.at, seed=self.seed)  # fmt: skip
+        chosen = spread(len(table), self.samples).tolist()
+        samples = Samples(bench=bench, split=self.split, indices=chosen, path=path, leaf=leaf, at=self.at,
+                          seed=self.seed)  # fmt: skip
         subjects = [bench.eager, *(s for s in bench.subjects if s.name in self.subjects)]
         runs = [_Run(probe=self, samples=samples, subject=subject) for subject in subjects]
         for run in runs:

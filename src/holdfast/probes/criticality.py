@@ -17,7 +17,8 @@ from holdfast.core.contracts import Batch, Measurement, Outputs
 from holdfast.core.errors import InputError
 from holdfast.deploy.emulate import PRECISIONS
 from holdfast.deploy.layer_precision import cast, input_ranges, quantise
-from holdfast.probes.bench import Bench, batch_size
+from holdfast.probes.bench import Bench
+from holdfast.probes.pieces import batch_size
 from holdfast.surgery.criticality import Change, Finding, Questions, reset, sweep
 from holdfast.surgery.owned import Layer, owned_layers
 from holdfast.weights.batchnorm import has_statistics, recalibrate

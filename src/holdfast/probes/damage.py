@@ -17,7 +17,7 @@ from holdfast.data.preprocess import Pipeline
 from holdfast.data.table import sensor_batch
 from holdfast.probes.bench import Bench
 
-__all__ = ["At", "Samples", "chosen_leaf", "from_grey", "spread", "to_grey"]
+__all__ = ["At", "Samples", "chosen_leaf", "from_grey", "to_grey"]
 
 At: TypeAlias = Literal["input", "sensor"]
 
@@ -32,12 +32,6 @@ def from_grey(grey: Tensor, leaf: Leaf) -> Tensor:
     """The inverse of `to_grey`."""
     low, high = leaf.stored(leaf.low, grey), leaf.stored(leaf.high, grey)
     return low + grey / 255 * (high - low)
-
-
-def spread(length: int, samples: int) -> list[int]:
-    """Positions of ``samples`` samples, spread evenly over a split, or of all."""
-    count: int = min(samples, length)
-    return [int(i) for i in torch.linspace(0, length - 1, count).long()]
 
 
 def chosen_leaf(bench: Bench, path: str | None, *, who: str) -> tuple[str, Leaf]:

@@ -14,7 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
 from holdfast.core.contracts import Batch, Measurement
-from holdfast.probes.bench import Bench, batch_size
+from holdfast.probes.bench import Bench
+from holdfast.probes.pieces import batch_size
 from holdfast.surgery.tapped import evaluating
 from holdfast.weights.barrier import measure_barrier
 from holdfast.weights.exam import Exam

@@ -15,8 +15,9 @@ from holdfast.core.errors import InputError, NoEffectError, nearest
 from holdfast.core.space import get_leaf, with_leaf
 from holdfast.data.corruptions.draws import Draws
 from holdfast.data.perturbations import PERTURBATIONS, frames
+from holdfast.data.table import spread
 from holdfast.probes.bench import Bench
-from holdfast.probes.damage import chosen_leaf, from_grey, spread, to_grey
+from holdfast.probes.damage import chosen_leaf, from_grey, to_grey
 
 __all__ = ["FlipRate"]
 
@@ -68,7 +69,7 @@ class FlipRate:
         table = bench.table(self.split, bench.preprocessing[0])
         if table is None:
             raise InputError(f"no split {self.split!r}", where="probe flip_rate", fix="name a split the task has")
-        indices = spread(len(table), self.samples)
+        indices = spread(len(table), self.samples).tolist()
         batch = table.batch(torch.tensor(indices))
         for subject in (bench.eager, *(s for s in bench.subjects if s.name in self.subjects)):
             rates: dict[str, list[Tensor]] = {drift.name: [] for drift in drifts}

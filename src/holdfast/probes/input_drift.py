@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from holdfast.core.contracts import Measurement
 from holdfast.core.errors import InputError
+from holdfast.data.table import spread
 from holdfast.explain_drift.explain import Explanation, explain
 from holdfast.probes.bench import Bench
 
@@ -50,7 +50,7 @@ class InputDrift:
         table = bench.table(self.split, pipeline)
         if table is None:
             return None
-        chosen = torch.linspace(0, len(table) - 1, min(self.samples, len(table))).long()
+        chosen = spread(len(table), self.samples)
         image = bench.task.space.values(table.batch(chosen))[path]
         picture = image.ndim == 4 and image.shape[1] in (1, 3) and min(image.shape[2:]) >= SMALLEST_PX
         return image if picture else None

@@ -14,10 +14,9 @@ from holdfast.core.errors import InputError, NoEffectError
 from holdfast.core.space import get_leaf
 from holdfast.data.preprocess import Pipeline
 from holdfast.data.real_resize import installed_resizers
-from holdfast.data.table import sensor_batch
+from holdfast.data.table import sensor_batch, spread
 from holdfast.probes import shapley
 from holdfast.probes.bench import Bench
-from holdfast.probes.damage import spread
 
 __all__ = ["Preprocessing"]
 
@@ -65,7 +64,7 @@ class Preprocessing:
         train, vehicle = self._pipelines(bench)
         causes = self._causes(train, vehicle)
         data = bench.task.data(self.split)
-        raw = sensor_batch(data, spread(len(data), self.samples))
+        raw = sensor_batch(data, spread(len(data), self.samples).tolist())
         for subject in (bench.eager, *(s for s in bench.subjects if s.name in self.subjects)):
             swaps = _Swaps(
                 probe=self, bench=bench, subject=subject, raw=raw, train=train, vehicle=vehicle, causes=causes

@@ -13,8 +13,9 @@ from torch import Tensor
 from holdfast.core.contracts import Attack, Batch, Measurement, Outputs
 from holdfast.core.discover import build
 from holdfast.core.errors import InputError, nearest
-from holdfast.probes.aimed import ZERO_SHARE, Aimed, aimed, by_pieces, doubts, evenly, first
-from holdfast.probes.bench import Bench, batch_size
+from holdfast.probes.aimed import ZERO_SHARE, Aimed, aimed, doubts, first
+from holdfast.probes.bench import Bench
+from holdfast.probes.pieces import batch_size, by_pieces
 
 __all__ = ["RobustAccuracy"]
 
@@ -67,7 +68,7 @@ class RobustAccuracy:
 
     def run(self, bench: Bench) -> Iterable[Measurement]:
         """One row per budget for all attacks together, and one for each of them."""
-        batch = evenly(bench, self.split, self.samples, who="robust_accuracy")
+        batch = bench.spread(self.split, bench.preprocessing[0], limit=self.samples)
         for eps in self.eps:
             specs = self.attacks or self._default(bench, batch)
             members = self._members(specs, eps)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from holdfast.core.config import Recipe
 from holdfast.core.contracts import Task
 from holdfast.core.errors import InputError
-from holdfast.data.table import Table
+from holdfast.data.table import Table, spread
 from holdfast.weights.batchnorm import settle_statistics
 
 __all__ = ["settle_averages"]
@@ -71,5 +71,5 @@ def _score(task: Task, val: Table | None) -> Callable[[nn.Module], float] | None
 
 def _spread(table: Table, limit: int) -> list[Any]:
     """At most so many samples of a table, evenly spread over it, in batches of which none holds a single one."""
-    chosen = torch.linspace(0, len(table) - 1, min(limit, len(table))).long()
+    chosen = spread(len(table), limit)
     return [table.batch(part) for part in torch.tensor_split(chosen, max(1, len(chosen) // BATCH))]

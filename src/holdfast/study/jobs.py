@@ -18,7 +18,7 @@ from holdfast.core.contracts import Measurement, Subject, Task, UsesUnlabelled
 from holdfast.core.discover import build, load_task
 from holdfast.core.errors import InputError
 from holdfast.core.options import call
-from holdfast.data.table import Table, materialise, open_table
+from holdfast.data.table import Table, materialise, open_table, spread
 from holdfast.deploy.subjects import open_subject
 from holdfast.probes.bench import Bench, RunLabel
 from holdfast.study.averages import settle_averages
@@ -184,7 +184,7 @@ def _guard(context: Context, options: dict[str, Any] | None) -> dict[str, Any]:
     table = context.table("val", "train")
     if table is None:
         raise InputError("no split 'val'", where="guard", fix="give the task a val split, or drop the guard")
-    indices = torch.linspace(0, len(table) - 1, min(guard.samples, len(table))).long()
+    indices = spread(len(table), guard.samples)
     return {"guard": guard, "held_out": table.batch(indices)}
 
 
@@ -208,8 +208,7 @@ def _open_subjects(context: Context, model: nn.Module) -> list[Subject]:
     task = context.task()
     table = context.table("calibration", "train") or _required(context.table("train", "train"))
     example = task.inputs(table.batch(torch.arange(2)))
-    # Spread over the split: the first frames of a recording resemble one another.
-    chosen = torch.linspace(0, len(table) - 1, min(CALIBRATION_SAMPLES, len(table))).long()
+    chosen = spread(len(table), CALIBRATION_SAMPLES)
     calibration = [task.inputs(table.batch(part)) for part in torch.tensor_split(chosen, len(chosen) // 16 or 1)]
     return [
         open_subject(spec, model, example, calibration, context.out / "artefacts") for spec in context.study.subjects

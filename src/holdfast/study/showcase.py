@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_map
 
 from holdfast.core.contracts import Outputs, Picture
 from holdfast.data.table import sensor_batch
-from holdfast.probes.bench import Bench, batch_size
+from holdfast.probes.bench import Bench
+from holdfast.probes.pieces import batch_size
 from holdfast.study.jobs import Context, bench_of
 from holdfast.study.plan import TrainCell
 

@@ -20,7 +20,7 @@ from holdfast.core.errors import InputError
 from holdfast.core.fingerprint import config_hash, source_hash
 from holdfast.core.progress import Progress
 from holdfast.core.store import atomic_path
-from holdfast.data.table import Table, materialise, open_table, sensor_batch
+from holdfast.data.table import Table, materialise, open_table, sensor_batch, spread
 from holdfast.deploy.backends.graph import Graph, stored_precision
 from holdfast.deploy.backends.recorded import Recorded
 from holdfast.deploy.graph import load_graph
@@ -133,7 +133,7 @@ class Cells:
         """Batches for int8 ranges: the calibration split, else training data, spread over the whole."""
         data = self._data("calibration") or self.task.data("train")
         pipeline = self.task.pipelines[self.order.preprocessing[0]]
-        chosen = torch.linspace(0, len(data) - 1, min(CALIBRATION_SAMPLES, len(data))).long().tolist()
+        chosen = spread(len(data), CALIBRATION_SAMPLES).tolist()
         parts = [chosen[i : i + BATCH] for i in range(0, len(chosen), BATCH)]
         return [self.task.inputs(pipeline(sensor_batch(data, part))) for part in parts]
 

@@ -16,6 +16,7 @@ from holdfast.core.contracts import Batch, Drift, PrecisionPlan
 from holdfast.core.errors import InputError, nearest
 from holdfast.core.progress import Progress
 from holdfast.core.store import atomic_path
+from holdfast.data.table import spread
 from holdfast.deploy.casts import emulate_plan, lowerable, type_plan
 from holdfast.deploy.export import LAYOUT, export_onnx
 from holdfast.deploy.graph import GraphView
@@ -96,7 +97,7 @@ def repair(order: Order, drift: str, margin: float, *, precision: str = "fp16", 
         pipeline = order.preprocessing[0]
         searched = next(split for split in SEARCH_SPLITS if cells.has(split))
         table = cells.table(searched, pipeline)
-        chosen = torch.linspace(0, len(table) - 1, min(SEARCH_SAMPLES, len(table))).long()
+        chosen = spread(len(table), SEARCH_SAMPLES)
         work = progress.add(f"search on {searched}", total=1)
         searching = Damage(cells, graph, known[drift], table.batch(chosen))
         found = find_repair(graph, [searching.inputs], searching, margin, precision=precision)

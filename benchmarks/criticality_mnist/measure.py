@@ -151,7 +151,7 @@ def figure(rows: Rows) -> bytes:
     grid = np.array([[100 * np.mean(by_seed(rows, kind, name)) for kind in kinds] for name in names])
     with svg.style(ink="#1a1a1a"):
         drawn = Figure(figsize=(8.6, 2.9), facecolor="white", layout="constrained")
-        left, *right = drawn.subplots(1, 4, width_ratios=[3.2, 1, 1, 1])
+        left, *right = drawn.subplots(1, 4, width_ratios=[3.2, 1, 1, 1], gridspec_kw={"wspace": 0.12})
         left.imshow(100 - grid, cmap="Oranges", vmin=0, vmax=100, aspect="auto")
         for i, row in enumerate(grid):
             for j, value in enumerate(row):
@@ -159,11 +159,13 @@ def figure(rows: Rows) -> bytes:
         left.set_xticks(range(len(kinds)), ["fresh draw", "epoch 0", *(f"epoch {epoch}" for epoch in KEPT)])
         left.set_yticks(range(len(names)), names)
         reference = 100 * np.mean(by_seed(rows, "reference", ""))
-        left.set_title(f"accuracy % after a reset of one layer (unchanged: {reference:.1f})", fontsize=10, loc="left")
-        for axes, norm, title in zip(right, ("l2", "relative", "linf"), ("L2", "relative L2", "max"), strict=True):
+        left.set_title(f"accuracy % after one reset (unchanged {reference:.1f})", fontsize=10, loc="left")
+        for axes, norm, title in zip(
+            right, ("l2", "relative", "linf"), ("moved, L2", "relative", "largest"), strict=True
+        ):
             axes.barh(range(len(names)), [np.mean(by_seed(rows, norm, name)) for name in names], color="#8a8a8a")
             axes.set(yticks=[], ylim=(len(names) - 0.5, -0.5))
-            axes.set_title(f"distance, {title}", fontsize=10, loc="left")
+            axes.set_title(title, fontsize=10, loc="left")
         return svg.image_bytes(drawn, "svg")
 
 

@@ -52,8 +52,10 @@ class OpenVINO:
             import openvino
         except ImportError as error:
             return Availability(ok=False, reason=f"{error}: pip install holdfast[openvino]")
-        able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        worth = {p: "native" if name in able else "upcast" for p, name in _CAPABILITIES.items()}
+        native = _native(openvino.Core())
+        worth = {p: "native" if p in native else "upcast" for p in self.precisions}
+        if worth["bf16"] == "upcast" and torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+            worth["bf16"] = "emulated"  # its kernels round to bf16 where vectors are wide enough
         return Availability(ok=True, reason="CPU plug-in", version=openvino.__version__, precisions=worth)
 
     def prepare(
@@ -114,7 +116,8 @@ class OpenVINOSession:
         self._compiled: Any = compiled
         kinds = [_info(node, "runtimePrecision") for node in compiled.get_runtime_model().get_ordered_ops()
                  if _info(node, "layerType") in _MATRIX]  # fmt: skip
-        self._executed = executed(precision, [_NAMES.get(kind, kind) for kind in kinds])
+        found = executed(precision, [_NAMES.get(kind, kind) for kind in kinds])
+        self._executed = "bf16 (emulated)" if found == "bf16" and "bf16" not in _native(core) else found
         metadata = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
         self._layout = json.loads(metadata[LAYOUT])
 
@@ -142,6 +145,11 @@ class OpenVINOSession:
     def close(self) -> None:
         """Release the compiled graph."""
         self._compiled = None
+
+
+def _native(core: Any) -> list[str]:
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [precision for precision, name in _CAPABILITIES.items() if name in able]
 
 
 def _info(node: Any, key: str) -> str:

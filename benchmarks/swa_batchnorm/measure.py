@@ -32,7 +32,7 @@ EPOCHS, BATCH, LR, TRAINED_ON = 10, 64, 0.05, 6000
 SWA_FROM, SWA_LR = 6, 0.2
 """First averaged epoch; learning rate from there on as a share of the first."""
 RAYS, RADII, FLAT_SAMPLES = 10, (12.0, 24.0), 1000
-"""A trained net's weights have a norm of about 10; up to a radius of 6 the loss rises by 0.01 only, whoever trained it."""
+"""Weights have a norm of about 10 after training; up to a radius of 6 the loss of every net rises by 0.01 only."""
 
 State = dict[str, Tensor]
 

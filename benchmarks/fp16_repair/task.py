@@ -32,8 +32,7 @@ class PixelLaneNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Columns of the lines, float32 (B, lines, distances), in input pixels right of the image's middle."""
         net = self.net
-        features = net.trunk(image[:, :, net.top :] - 0.5)
-        mixed = net.mix(net.rows(features.transpose(2, 3)).transpose(2, 3)) * GAIN
+        mixed = net.features(image) * GAIN
         mixed = mixed / (mixed.pow(2).mean(dim=1, keepdim=True) + 1e-5).sqrt()
         score, offset = net.head(mixed).split(net.lines, dim=1)
         share = (SHARPNESS * (score + net.prior)).softmax(dim=-1)

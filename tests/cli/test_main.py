@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -117,6 +120,16 @@ def test_list_one_kind_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     fgsm = next(record for record in records if record["name"] == "fgsm")
     assert Path(fgsm["path"]).is_file()
     assert fgsm["module"] == "holdfast.attacks.fgsm"
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    asked = "import sys; sys.stdin.read(); from holdfast.cli.main import main; main(['list'])"
+    process = subprocess.Popen([sys.executable, "-c", asked], stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdout.close()
+    _, said = process.communicate()
+    assert (process.returncode, said) == (0, b"")
 
 
 def test_an_unknown_kind_is_corrected(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ becomes ``holdfast my-command``, and the first line of its docstring its help. N
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -72,10 +73,14 @@ def _guarded(command: Callable[..., int | None], debug: bool) -> Callable[..., N
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
+        code = 0
         try:
             code = command(*arguments, **options) or 0
+            sys.stdout.flush()
         except KeyboardInterrupt:
             code = _complain("interrupted; run the same command to go on", INTERRUPTED)
+        except BrokenPipeError:  # whoever reads has seen enough, as `| head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (HoldfastError, OSError) as error:
             if debug:
                 raise

@@ -51,7 +51,8 @@ def record_kit(
             splits = [name for name in found or split or ("report", "report_sequence") if split or cells.has(name)]
             graph = export_onnx(source.model, cells.few(2), order.out / "artefacts")
             batches = [source.task.inputs(cells.batch(name, p)) for name in splits for p in pipelines]
-            about = {"task": source.task.name, "pipelines": pipelines, "splits": splits, "weights": source.about}
+            about = {"task": source.task.name, "pipelines": pipelines, "splits": splits, "limit": limit,
+                     "weights": source.about}  # fmt: skip
             write_kit(out, graph.path, batches, about=about, with_model=with_model)
     files = sorted(path for path in out.iterdir() if path.is_file())
     size = sum(path.stat().st_size for path in files) / 2**20

@@ -33,7 +33,8 @@ class Recording:
     """Outputs that some target gave, by the content of its inputs.
 
     Args:
-        about: provenance as the target wrote it: runtime, device, precision asked for and executed, model hash.
+        about: provenance as the target wrote it: runtime, device, precision asked for and executed, model hash, and
+            under ``of`` what the kit was made of.
         rows: index of a sample by the hash of its inputs.
         outputs: one tensor (N, ...) per output.
         where: the file.
@@ -43,6 +44,11 @@ class Recording:
     rows: Mapping[bytes, int]
     outputs: tuple[Tensor, ...]
     where: str
+
+    @property
+    def limit(self) -> int | None:
+        """At most that many samples of a split were in the kit; none: all of them, or the recording does not say."""
+        return self.about.get("of", {}).get("limit")
 
     def replay(self, *inputs: Tensor) -> Outputs:
         """The recorded outputs of a batch, in the model's nest.
@@ -55,7 +61,7 @@ class Recording:
         if missing:
             raise BackendError(
                 f"{missing} of {len(keys)} samples were not recorded", where=self.where,
-                fix="write the kit from the same split, pipeline and task, and record all of it",
+                fix="write the kit from the same split, pipeline, limit and task, and record all of it",
             )  # fmt: skip
         rows = torch.tensor([self.rows[key] for key in keys])
         return unflatten([output[rows] for output in self.outputs], self.about["layout"])

@@ -67,12 +67,16 @@ class LaneNet(nn.Module):
         Args:
             image: float32 (B, 3, height, width) in 0..1.
         """
-        features = self.trunk(image[:, :, self.top : self.bottom] - 0.5)
-        anchors = self.rows(features.transpose(2, 3)).transpose(2, 3)
-        score, offset = self.head(self.mix(anchors)).split(self.lines, dim=1)
+        score, offset = self.head(self.features(image)).split(self.lines, dim=1)
         share = (SHARPNESS * (score + self.prior)).softmax(dim=-1)
         positions: Tensor = (share * (self.centres + SHARPNESS * offset)).sum(dim=-1)
         return positions
+
+    def features(self, image: Tensor) -> Tensor:
+        """What the head sees, float32 (B, width, distances, columns), from an image as in `forward`."""
+        seen = self.trunk(image[:, :, self.top : self.bottom] - 0.5)
+        mixed: Tensor = self.mix(self.rows(seen.transpose(2, 3)).transpose(2, 3))
+        return mixed
 
 
 def _pooling(rows_px: Sequence[float], rows: int, top: int) -> nn.Linear:

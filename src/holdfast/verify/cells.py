@@ -103,7 +103,7 @@ class Cells:
         data = self._data(split)
         if data is None:
             raise InputError(f"no split {split!r}", where=f"task {self.task.name!r}", fix="name a split it has")
-        data = _First(data, self.order.limit or len(data))
+        data = _First(data, self._limit() or len(data))
         ends = sensor_batch(data, sorted({0, len(data) - 1}))
         described = [self.order.source.spec, self.order.source.options, self.task.fingerprint, self._roots, split]
         shared = [*described, len(data), tensors_key(flatten(ends)[0])]
@@ -114,6 +114,11 @@ class Cells:
         materialise(limited, split, names, folders, lambda n: self.progress.advance(work, n))
         self.progress.finish(work)
         return folders
+
+    def _limit(self) -> int | None:
+        """The limit that was asked for, or the lowest of the kits: of other samples no outputs were brought back."""
+        kits = [limit for path in self.order.recorded if (limit := read_recording(path).limit)]
+        return self.order.limit or min(kits, default=None)
 
     def _data(self, split: str) -> Any:
         try:

@@ -66,7 +66,7 @@ class Order:
         sequences: split of ordered frames; passed over where the task has none.
         margins: by metric or drift: what a subject may differ from the reference under the same pipeline.
         total_margins: the same for subject and pipeline together, against the reference under the first pipeline.
-        limit: at most that many samples of a split.
+        limit: at most that many samples of a split; none: all, or as many as the kits of the recordings held.
         alpha: level of each one-sided test.
         out: folder of tables, artefacts, outputs and results; an interrupted run goes on there.
     """

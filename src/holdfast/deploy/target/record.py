@@ -206,7 +206,8 @@ def record(
         if any(output.ndim == 0 or len(output) != size for output in outputs):
             raise SystemExit(f"outputs of shapes {[output.shape for output in outputs]} for a batch of {size} samples")
         pieces.append(outputs)
-        print(f"\r{start + size} of {samples} samples", end="", file=sys.stderr)
+        if sys.stderr.isatty():
+            print(f"\r{start + size} of {samples} samples", end="", file=sys.stderr)
     print(file=sys.stderr)
     return [np.concatenate([piece[i] for piece in pieces]) for i in range(len(pieces[0]))], seconds
 
@@ -259,8 +260,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runtime: Any = kind(source or chosen.function)
     outputs, seconds = record(runtime, inputs, kit["outputs"], chosen.batch)
     about = {
-        "format": FORMAT, "kit": kit["key"], "layout": kit["layout"], "runtime": runtime.name, "device": chosen.device,
-        "precision": chosen.precision, "executed": chosen.executed or runtime.executed, "detail": runtime.detail,
+        "format": FORMAT, "kit": kit["key"], "of": kit["about"], "layout": kit["layout"],
+        "runtime": runtime.name, "device": chosen.device,
+        "precision": chosen.precision, "executed": chosen.executed or runtime.executed,
+        "detail": runtime.detail,
         "model_sha256": sha256(source) if source else "", "batch": chosen.batch, "seconds": seconds,
         "python": platform.python_version(), "numpy": np.__version__,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 __all__ = ["JPEG", "plane_by_plane"]
@@ -42,7 +43,7 @@ class JPEG:
             return plane_by_plane(image, self._coded)
         found = np.empty(image.shape, dtype=np.uint8)
         for result, planes in zip(found, image.cpu().numpy(), strict=True):
-            decoded = self._coded(Image.merge("RGB", [Image.fromarray(plane) for plane in planes]))
+            decoded = self._coded(Image.merge("RGB", [_grey(plane) for plane in planes]))
             for channel, band in zip(result, "RGB", strict=True):
                 channel[:] = np.frombuffer(decoded.tobytes("raw", band), np.uint8).reshape(channel.shape)
         return torch.from_numpy(found).to(image.device)
@@ -50,7 +51,13 @@ class JPEG:
     def _coded(self, image: Image.Image) -> Image.Image:
         file = io.BytesIO()
         image.save(file, "JPEG", quality=self.quality, subsampling=SUBSAMPLING[self.chroma])
-        return Image.open(file, formats=("JPEG",))
+        file.seek(0)
+        return JpegImageFile(file)
+
+
+def _grey(plane: np.ndarray) -> Image.Image:
+    """A plane of bytes (H, W) as an image on the same memory; `Image.fromarray` first looks what it was given."""
+    return Image.frombuffer("L", plane.shape[::-1], np.ascontiguousarray(plane), "raw", "L", 0, 1)
 
 
 def plane_by_plane(image: Tensor, change: Callable[[Image.Image], Image.Image | np.ndarray]) -> Tensor:

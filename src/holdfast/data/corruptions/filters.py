@@ -34,9 +34,9 @@ def gaussian(image: Tensor, sigma_px: float, *, truncate: float = 4.0, border: B
 
 def _along(image: Tensor, dim: int, sigma_px: float, radius: int, border: Border) -> Tensor:
     n = image.shape[dim]
-    if radius > n // 2:  # so wide that a matrix is cheaper than one pass a tap
+    if radius > n // 64:  # a matrix is cheaper than one pass a tap; measured from 32 to 1920 pixels
         matrix: Tensor = _matrix(n, sigma_px, radius, border).to(image)
-        return matrix @ image if dim == -2 else image @ matrix.T
+        return matrix @ image if dim == -2 else (matrix @ image.mT).mT
     weights, wide = _weights(sigma_px, radius).tolist(), extended(image, dim, radius, border)
     total: Tensor = wide.narrow(dim, radius, n) * weights[radius]
     pair = torch.empty_like(total)

@@ -43,6 +43,8 @@ def corrupted(
     _check(image, corruption, severity, len(keys))
     if severity == 0 or not len(image):
         return image.clone()
+    if image.dtype == torch.uint8 and isinstance(corruption, OnBytes):
+        return corruption.corrupt_bytes(image, severity)
     size = max(1, CHUNK_VALUES // max(1, image[0].numel()))
     parts = [
         _corrupted(image[start : start + size], corruption, severity, keys[start : start + size], seed)
@@ -52,8 +54,6 @@ def corrupted(
 
 
 def _corrupted(image: Tensor, corruption: Corruption, severity: int, keys: Sequence[int], seed: int) -> Tensor:
-    if image.dtype == torch.uint8 and isinstance(corruption, OnBytes):
-        return corruption.corrupt_bytes(image, severity)
     draws = Draws(keys, seed=seed, purpose=f"{type(corruption).__name__} {severity}")
     # A copy even of floats, because a corruption may give back what it was given.
     found = corruption.corrupt(image.to(torch.float32, copy=True), severity, draws).clamp_(0, 255)

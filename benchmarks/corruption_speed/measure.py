@@ -1,14 +1,18 @@
-"""Images a second of each corruption against imagecorruptions 1.1.2, and how far apart the two are for equal draws.
+"""Images a second of each corruption against imagecorruptions, and how far apart the two are for equal draws.
 
 PYTHONPATH=<folder with imagecorruptions, opencv-python-headless and scikit-image> OMP_NUM_THREADS=1 \
-    python benchmarks/corruption_speed/measure.py [rounds] > benchmarks/corruption_speed/log.txt
+    python benchmarks/corruption_speed/measure.py ROUNDS [NAME...] >> benchmarks/corruption_speed/rows.jsonl
+python benchmarks/corruption_speed/measure.py report < benchmarks/corruption_speed/rows.jsonl > .../log.txt
 
 224x224, three channels, one thread, CPU time. Contenders take turns in one process, in an order drawn anew for every
-round. holdfast works on batches of eight, imagecorruptions on one image at a time, as it is made.
+round. Both corrupt the same eight images and keep the results: holdfast as a batch, imagecorruptions one by one, as it
+is made. Without names all nineteen are measured.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import random
 import statistics
 import sys
@@ -30,6 +34,8 @@ from corruption_twins import LegacyDraws
 from scenes import scene
 
 SIDE, BATCH, SEVERITIES = 224, 8, (1, 2, 3, 4, 5)
+SLOW = ("glass_blur",)
+"""A second or two an image for imagecorruptions: it corrupts one of the eight a round."""
 DEMANDED = {"glass_blur": 60.0, "brightness": 20.0, "zoom_blur": 8.0}
 
 
@@ -59,13 +65,14 @@ def contenders(name: str, severity: int, theirs: types.ModuleType, images: np.nd
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     from PIL import Image
 
+    turns = itertools.cycle(images[:, None] if name in SLOW else [images])
+
     def ours() -> int:
-        corrupted(batch, corruption, severity)
-        return len(batch)
+        return len(corrupted(batch, corruption, severity))
 
     def peers() -> int:
-        np.uint8(getattr(theirs, name)(Image.fromarray(images[0]), severity))
-        return 1
+        one = getattr(theirs, name)
+        return len([np.uint8(one(Image.fromarray(image), severity)) for image in next(turns)])
 
     return {"holdfast": ours, "imagecorruptions": peers}
 
@@ -81,56 +88,72 @@ def difference(name: str, severity: int, theirs: types.ModuleType, image: np.nda
     return float(np.abs(found[0].permute(1, 2, 0).numpy() - expected).mean())
 
 
-def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    torch.set_num_threads(1)
+def measured(names_: list[str], rounds: int) -> None:
+    """Print a row for each corruption and severity."""
     random.seed(0)
-    print(environment())
     theirs = peer()
     images = np.stack([scene(i, SIDE, SIDE) for i in range(BATCH)])
-    found = [name for name in names("corruption") if load("corruption", name).family != "deploy"]
     calls = {
         (name, severity, who): call
-        for name in found
+        for name in names_
         for severity in SEVERITIES
         for who, call in contenders(name, severity, theirs, images).items()
     }
     spent: dict[tuple[str, int, str], list[float]] = {key: [] for key in calls}
-    for key in calls:
-        if not (key[0] == "glass_blur" and key[2] == "imagecorruptions"):
-            calls[key]()
+    for name, _, who in calls:
+        if not (name in SLOW and who == "imagecorruptions"):
+            calls[name, 1, who]()
     order = list(calls)
-    for index in range(rounds):
+    for _ in range(rounds):
         random.shuffle(order)
         for key in order:
-            if key[0] == "glass_blur" and key[2] == "imagecorruptions" and index >= 3:
-                continue  # a second or two an image
             began = time.process_time()
             count = calls[key]()
             spent[key].append((time.process_time() - began) / count)
-    report(found, spent, {(n, s): difference(n, s, theirs, images[0]) for n in found for s in SEVERITIES}, rounds)
-
-
-def report(found: list[str], spent: dict[tuple[str, int, str], list[float]], apart: dict[tuple[str, int], float],
-           rounds: int) -> None:  # fmt: skip
-    print(f"\n{rounds} rounds; images a second, median (quartiles), and how far apart in grey levels\n")
-    print(f"{'corruption':20}{'s':>2}{'holdfast':>26}{'imagecorruptions':>26}{'ratio':>8}{'apart':>9}")
-    worst: dict[str, float] = {}
-    for name in found:
+    print(json.dumps(environment()))
+    for name in names_:
         for severity in SEVERITIES:
-            ours, peers = (spent[name, severity, who] for who in ("holdfast", "imagecorruptions"))
-            ratio = statistics.median(peers) / statistics.median(ours)
-            worst[name] = min(worst.get(name, float("inf")), ratio)
-            print(f"{name:20}{severity:2}{rates(ours):>26}{rates(peers):>26}{ratio:8.1f}{apart[name, severity]:9.3f}")
-    print("\nleast ratio over the severities")
-    for name, ratio in sorted(worst.items(), key=lambda item: -item[1]):
-        wanted = DEMANDED.get(name, 1.0)
-        print(f"{name:20}{ratio:8.1f}  aim {wanted:g}: {'met' if ratio >= wanted else 'MISSED'}")
+            seconds = {who: spent[name, severity, who] for who in ("holdfast", "imagecorruptions")}
+            apart = difference(name, severity, theirs, images[0])
+            print(
+                json.dumps({"corruption": name, "severity": severity, "apart": round(apart, 4), **seconds}), flush=True
+            )
+
+
+def report(lines: list[str]) -> None:
+    rows = [json.loads(line) for line in lines]
+    print(
+        *{json.dumps({k: v for k, v in row.items() if k != "time"}): None for row in rows if "commit" in row}, sep="\n"
+    )
+    print(
+        "\nimages a second, median (quartiles) over n rounds; ratio of the medians; grey levels apart for equal draws\n"
+    )
+    print(f"{'corruption':18}{'s':>2}{'n':>4}{'holdfast':>28}{'imagecorruptions':>28}{'ratio':>8}{'apart':>9}")
+    ratios: dict[str, list[float]] = {}
+    for row in (row for row in rows if "corruption" in row):
+        ours, peers, name = row["holdfast"], row["imagecorruptions"], row["corruption"]
+        ratios.setdefault(name, []).append(statistics.median(peers) / statistics.median(ours))
+        print(f"{name:18}{row['severity']:2}{len(ours):4}{rates(ours):>28}{rates(peers):>28}"
+              f"{ratios[name][-1]:8.2f}{row['apart']:9.3f}")  # fmt: skip
+    print("\nratio over the severities, least and most")
+    for name, found in sorted(ratios.items(), key=lambda item: -min(item[1])):
+        aim = DEMANDED.get(name, 1.0)
+        verdict = "met" if min(found) >= aim else "MISSED"
+        print(f"{name:18}{min(found):8.2f}{max(found):8.2f}  aim {aim:g}: {verdict}")
 
 
 def rates(seconds: list[float]) -> str:
     low, middle, high = statistics.quantiles(seconds, n=4)
     return f"{1 / middle:.1f} ({1 / high:.1f} .. {1 / low:.1f})"
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    if sys.argv[1] == "report":
+        report(sys.stdin.read().splitlines())
+        return
+    every = [name for name in names("corruption") if load("corruption", name).family != "deploy"]
+    measured(sys.argv[2:] or every, int(sys.argv[1]))
 
 
 if __name__ == "__main__":

@@ -62,6 +62,6 @@ def _grey(plane: np.ndarray) -> Image.Image:
 
 def plane_by_plane(image: Tensor, change: Callable[[Image.Image], Image.Image | np.ndarray]) -> Tensor:
     """Each channel of each image uint8 (B, C, H, W) changed by Pillow as a grey image of its own, all to one size."""
-    planes = [np.asarray(change(Image.fromarray(plane))) for plane in image.cpu().flatten(0, 1).numpy()]
+    planes = [np.asarray(change(_grey(plane))) for plane in image.cpu().flatten(0, 1).numpy()]
     found = torch.from_numpy(np.stack(planes))
     return found.view(*image.shape[:2], *found.shape[1:]).to(image.device)

@@ -48,8 +48,8 @@ class Pixelate:
         """The same of bytes; see `holdfast.core.contracts.OnBytes`."""
         share, (height, width) = self.SHARE[self.table][severity - 1], image.shape[-2:]
         small = (max(1, int(width * share)), max(1, int(height * share)))
-        rows, columns = _repeated(small[1], height)[:, None], _repeated(small[0], width)
-        return plane_by_plane(image, lambda plane: np.asarray(plane.resize(small, BOX))[rows, columns])
+        rows, columns = _repeated(small[1], height), _repeated(small[0], width)
+        return plane_by_plane(image, lambda plane: np.asarray(plane.resize(small, BOX)).take(columns, 1).take(rows, 0))
 
 
 def _repeated(n: int, m: int) -> np.ndarray:

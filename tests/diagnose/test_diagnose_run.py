@@ -63,6 +63,7 @@ def test_what_was_found_is_told_as_text_json_and_page(order: Order) -> None:
     assert "treatments" not in to_json(found, treated=False)
     said, html = text(found), page(found)
     assert "under the pipeline vehicle" in said
+    assert f"undisturbed {found.findings[0].baseline:.3g}" in said
     assert "what to do" in said
     assert "what to do" not in text(found, treated=False)
     assert html.count("<svg") == sum(len(finding.curve) > 1 for finding in found.findings)
@@ -123,6 +124,7 @@ def test_a_quick_look_begins_nothing_when_its_time_is_over(order: Order, monkeyp
     found, _ = diagnose(quick, workers=0, quiet=True)
     assert set(states(found).values()) == {"cut"}
     assert "before it began" in entry(found, "clean").reason
+    assert headline(found).startswith("The time was over before anything was found")
     assert found.exit_code == 3
 
 

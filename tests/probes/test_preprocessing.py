@@ -109,6 +109,8 @@ def test_a_pipeline_without_a_resize_has_no_resizers_to_compare() -> None:
 def test_what_cannot_be_swapped_is_refused() -> None:
     with pytest.raises(InputError, match=r"which is the vehicle's pipeline.*'train', 'vehicle'"):
         list(Preprocessing().run(bench(preprocessing=("train",))))
+    with pytest.raises(InputError, match="one pipeline: there is nothing to swap"):
+        list(Preprocessing().run(bench(pipelines={"train": TRAIN}, preprocessing=("train",))))
     with pytest.raises(InputError, match="no pipeline 'vehical'"):
         list(Preprocessing(vehicle="vehical").run(bench()))
     with pytest.raises(InputError, match="chain of named steps"):

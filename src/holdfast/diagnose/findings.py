@@ -125,7 +125,9 @@ class _Judge:
     def __init__(
         self, rows: Sequence[Row], metric: Metric, samples: Samples, subject: str, tolerance: float | None
     ) -> None:
-        self.metric, self.samples, self.subject, self.asked = metric, samples, subject, tolerance
+        self.metric, self.subject, self.asked = metric, subject, tolerance
+        self._samples = samples
+        self._read: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
         self.worse = -1.0 if metric.better == "higher" else 1.0
         self.whole: dict[tuple[str, str, str], Row] = {}
         self.own: dict[tuple[str, str, str, str], Row] = {}
@@ -137,6 +139,13 @@ class _Judge:
         for row in rows:
             if row.condition in UNDISTURBED and row.probe not in REFERENCE_PROBES:
                 self.own[row.probe, row.subject, row.preprocessing, row.split] = row
+
+    def samples(self, row: Row) -> tuple[np.ndarray, np.ndarray]:
+        """Values and groups of a row; an undisturbed row is asked for by all that count against it."""
+        key = (row.cell, row.samples)
+        if key not in self._read:
+            self._read[key] = self._samples(row)
+        return self._read[key]
 
     def finding(self, row: Row) -> Finding | None:
         condition = read_condition(row.condition)

@@ -26,7 +26,7 @@ __all__ = ["Diagnosis", "Entry", "diagnose"]
 
 DOES_NOT_APPLY = (InputError, NoEffectError, ClashError, BackendError)
 """Refusals with a reason: the question cannot be asked of this task or subject, and nothing went wrong."""
-GRACE_S = 8.0
+GRACE_S = 6.0
 """How long a probe may go on after its time is over before its process is ended."""
 
 

@@ -37,7 +37,9 @@ def headline(found: Diagnosis) -> str:
     shipped = [finding for finding in found.findings if finding.as_shipped and finding.breaks]
     disturbed = [finding for finding in found.findings if finding.kind == "strength" and finding.breaks]
     if not found.findings:
-        return "Nothing could be measured: see what became of each probe."
+        late = any(entry.state == "cut" for entry in found.entries)
+        said = "The time was over before anything was found" if late else "Nothing could be measured"
+        return f"{said}: see what became of each probe."
     if shipped:
         said = f"As it ships it loses {_loss(shipped[0])}."
     else:
@@ -82,7 +84,7 @@ def _findings(found: Diagnosis) -> Iterator[str]:
     if not found.findings:
         return
     first = found.findings[0]
-    yield f"what costs how much of {first.metric}" + (f" [{first.unit}]" if first.unit not in ("", "1") else "") + ":"
+    yield f"what costs how much of {first.metric}, undisturbed {amount(first.baseline, first.unit)}:"
     for finding in found.findings[:SHOWN]:
         yield f"  {_line(finding)}"
     if len(found.findings) > SHOWN:
@@ -107,7 +109,8 @@ def _line(finding: Finding) -> str:
 
 
 def _entry(entry: Entry) -> str:
-    said = f"{entry.probe}: {entry.state}" + (f", {count(entry.rows, 'row')}" if entry.rows else "")
+    rows = count(entry.rows, "row") if entry.rows else "no rows" if entry.state == "ran" else ""
+    said = f"{entry.probe}: {entry.state}" + (f", {rows}" if rows else "")
     said += " on the eager twin" if entry.on == "twin" else ""
     said += f" ({entry.reason})" if entry.reason else ""
     return said + "".join(f"; {note}" for note in entry.notes)

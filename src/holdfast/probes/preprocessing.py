@@ -76,6 +76,9 @@ class Preprocessing:
     def _pipelines(self, bench: Bench) -> tuple[Pipeline, Pipeline]:
         known = [*bench.preprocessing]
         name = self.vehicle or (known[1] if len(known) > 1 else "")
+        if len(bench.task.pipelines) < 2:
+            raise InputError("the task has one pipeline: there is nothing to swap", where="probe preprocessing",
+                             fix="give it the vehicle's as a second")  # fmt: skip
         if name not in bench.task.pipelines:
             raise InputError(f"no pipeline {name!r}" if name else "which is the vehicle's pipeline?",
                              where="probe preprocessing", fix=f"vehicle: {sorted(bench.task.pipelines)}")  # fmt: skip

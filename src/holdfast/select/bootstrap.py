@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 
 FEW_GROUPS = 20
 """Below this many groups a bootstrap interval is too narrow; see `within_run`."""
+DRAWS_AT_ONCE = 1 << 18
 
 
 def mean(sample: Floats) -> float:
@@ -59,9 +60,11 @@ def bootstrap_groups(
         return unbounded(estimate, count, confidence, "a single group")
     evaluate = _evaluator(x, codes, count, statistic)
     rng = np.random.default_rng(seed)
-    replicates = np.array([evaluate(rng.integers(0, count, count)) for _ in range(repetitions)])
+    at_once = max(1, DRAWS_AT_ONCE // count)
+    parts = [min(at_once, repetitions - done) for done in range(0, repetitions, at_once)]
+    replicates = np.concatenate([evaluate(rng.integers(0, count, (part, count))) for part in parts])
     everyone = np.arange(count)
-    left_out = np.array([evaluate(np.delete(everyone, g)) for g in everyone])
+    left_out = np.concatenate([evaluate(np.delete(everyone, g)[None]) for g in everyone])
     low, high = _bca(estimate, replicates, left_out, confidence)
     return Interval(
         estimate=estimate, low=low, high=high, n=count, confidence=confidence,
@@ -109,17 +112,17 @@ def group_means(values: ArrayLike, groups: ArrayLike) -> Floats:
 
 def _evaluator(
     x: Floats, codes: NDArray[np.intp], count: int, statistic: Callable[[Floats], float]
-) -> Callable[[NDArray[np.intp]], float]:
-    """``drawn groups -> statistic of their pooled samples``; means need only the sum and size of each group."""
+) -> Callable[[NDArray[np.intp]], Floats]:
+    """Drawn groups (m, k) -> the statistic (m,) of their samples; means need only the sum and size of a group."""
     sizes = np.bincount(codes, minlength=count)
     if statistic is mean:
         sums = np.bincount(codes, weights=x, minlength=count)
-        return lambda drawn: float(sums[drawn].sum() / sizes[drawn].sum())
+        return lambda drawn: sums[drawn].sum(1) / sizes[drawn].sum(1)
     ordered = np.argsort(codes, kind="stable")
     if count == len(x):
-        return lambda drawn: statistic(x[ordered[drawn]])
+        return lambda drawn: np.array([statistic(x[ordered[row]]) for row in drawn])
     members = np.split(ordered, np.cumsum(sizes)[:-1])
-    return lambda drawn: statistic(x[np.concatenate([members[g] for g in drawn])])
+    return lambda drawn: np.array([statistic(x[np.concatenate([members[g] for g in row])]) for row in drawn])
 
 
 def _bca(estimate: float, replicates: Floats, left_out: Floats, confidence: float) -> tuple[float, float]:

@@ -80,6 +80,12 @@ def test_files_that_are_no_study(tmp_path: Path, text: str | bytes, message: str
         load_study(path)
 
 
+def test_on_is_a_word_and_true_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("name: s\ntask: t\nrecipes: {a: {methods: [{mixup: {on: other, joined: true, no: off}}]}}")
+    assert load_study(file).recipes["a"].methods == ({"mixup": {"on": "other", "joined": True, "no": "off"}},)
+
+
 def test_a_missing_file() -> None:
     with pytest.raises(InputError, match="no such study file"):
         load_study(Path("absent.yaml"))

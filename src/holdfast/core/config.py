@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -286,7 +286,15 @@ def load_study(path: Path) -> Study:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Safe YAML in which a key that is written twice is an error; plain YAML would drop the first silently."""
+    """Safe YAML in which a key that is written twice is an error; plain YAML would drop the first silently.
+
+    Only ``true`` and ``false`` are truth values, as in YAML 1.2: ``on`` is an option of many methods.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {
+        first: [(tag, pattern) for tag, pattern in known if first in "tTfF" or not tag.endswith(":bool")]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """The mapping of a node."""

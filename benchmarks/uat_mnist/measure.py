@@ -38,7 +38,7 @@ from holdfast.train.stream import Shuffled
 from holdfast.weights.files import save
 
 LABELS, OTHERS, STEPS, LABELLED, UNLABELLED, EPS = 200, 8000, 400, 40, 80, 0.2
-ATTACK = PGD(eps=EPS, alpha=0.06, steps=7)
+ATTACK = PGD(eps=EPS, alpha=0.08, steps=4)
 ARMS = ("teacher", "supervised", "rst", "ot", "ft", "++", "oracle")
 
 

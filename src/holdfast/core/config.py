@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from holdfast.core.errors import InputError, nearest
+from holdfast.core.loader import StudyLoader
 from holdfast.core.sweep import expand_sweep
 
 __all__ = [
@@ -275,35 +276,13 @@ def load_study(path: Path) -> Study:
     if not path.is_file():
         raise InputError("no such study file", where=str(path), fix="give the path of a study.yaml")
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=StudyLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"not valid YAML: {' '.join(str(error).split())}", where=str(path)) from None
     if not isinstance(raw, Mapping):
-        raise InputError(
-            "holds no mapping of keys to values", where=str(path), fix="start from `holdfast demo`'s study"
-        )
+        raise InputError("holds no mapping of keys to values", where=str(path),
+                         fix="start from `holdfast demo`'s study")  # fmt: skip
     return parse_study(raw, where=str(path))
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Safe YAML in which a key that is written twice is an error; plain YAML would drop the first silently.
-
-    Only ``true`` and ``false`` are truth values, as in YAML 1.2: ``on`` is an option of many methods.
-    """
-
-    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {
-        first: [(tag, pattern) for tag, pattern in known if first in "tTfF" or not tag.endswith(":bool")]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping of a node."""
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is written twice", key.start_mark)
-            seen.add(str(key.value))
-        return yaml.SafeLoader.construct_mapping(self, node, deep)
 
 
 def parse_study(raw: Mapping[str, Any], *, where: str = "study") -> Study:

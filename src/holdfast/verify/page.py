@@ -25,8 +25,11 @@ def page(found: Verification, moved: list[Change]) -> str:
     )
     templates.filters |= {"short": short, "told": _told}
     style = files("holdfast.report").joinpath("page.css").read_text(encoding="utf-8")
+    units = {finding.name: finding.unit for part in found.compared for finding in part.findings}
     template = templates.get_template("page.html")
-    return template.render(found=found, moved=moved, style=style, metrics=_metrics, words=words, floor=floor)
+    return template.render(
+        found=found, moved=moved, style=style, units=units, metrics=_metrics, words=words, floor=floor
+    )
 
 
 def short(value: float) -> str:

@@ -25,7 +25,7 @@ QUANTISERS: dict[str, dict[str, object]] = {
     "per channel, 7-bit weights (default)": {}, "per tensor, 7-bit weights": {"per_channel": False},
     "per channel, 8-bit weights": {"reduce_range": False},
     "per tensor, 8-bit weights": {"per_channel": False, "reduce_range": False},
-    "per channel, 7-bit, entropy": {"method": "entropy"},
+    "per channel, 7-bit, percentile": {"method": "percentile"},
     "per channel, 7-bit, weighted layers only": {"scope": "weighted"},
 }  # fmt: skip
 

@@ -22,7 +22,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(environment())
     tally = Tally(Path(__file__).parent)
-    recipe = Recipe(task=camvid(), set_metrics={"mean_iou": mean_iou}, epochs=12, batch=8, lr=5e-3)
+    recipe = Recipe(task=camvid(), set_metrics={"mean_iou": mean_iou}, epochs=40, batch=8, lr=2e-3)
     for seed in tally.missing(range(int(sys.argv[1]))):
         print(f"seed {seed}", flush=True)
         one_seed(recipe, seed, tally)

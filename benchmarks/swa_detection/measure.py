@@ -33,7 +33,7 @@ def main() -> None:
     recipe = Recipe(
         task=detection(scenes=256, test_scenes=256),
         set_metrics={f"set_ap_{percent}": partial(whole_ap, threshold=percent / 100) for percent in (50, 75)},
-        epochs=12, batch=8, lr=4e-3,
+        epochs=30, batch=8, lr=4e-3,
     )  # fmt: skip
     for seed in tally.missing(range(int(sys.argv[1]))):
         print(f"seed {seed}", flush=True)

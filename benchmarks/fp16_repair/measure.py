@@ -104,6 +104,8 @@ def main() -> None:
     print(environment())
     for path in sorted(Path(sys.argv[1]).glob("weights/*/last.safetensors")):
         source = load_source(path)
+        if source.about["recipe"] != "baseline":
+            continue
         print(f"\nseed {source.about.get('init_seed')}")
         with tempfile.TemporaryDirectory() as folder:
             measure(source, Path(folder))

@@ -1,6 +1,6 @@
 """A third-party ResNet-20, exported and quantised: accuracy, decisions that flip, and what executed.
 
-python benchmarks/third_party_models/resnet.py >> benchmarks/third_party_models/log.txt
+python benchmarks/third_party_models/resnet.py >> benchmarks/third_party_models/resnet.txt
 """
 
 from __future__ import annotations

@@ -85,8 +85,9 @@ def aim_of(model: Callable[[Tensor], Tensor], y: Tensor, *, leave: bool = True) 
                failed=(lambda logits, y: logits.argmax(1) != y) if leave else None)  # fmt: skip
 
 
-def ours(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, leave: bool = True) -> Tensor:
-    return perturb(attack, aim_of(model, y, leave=leave), x, UNIT, torch.Generator().manual_seed(0), model)
+def ours(attack: Attack, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, leave: bool = True) -> Tensor:
+    module = model if isinstance(model, nn.Module) else None
+    return perturb(attack, aim_of(model, y, leave=leave), x, UNIT, torch.Generator().manual_seed(0), module)
 
 
 def torchattacks() -> ModuleType | None:

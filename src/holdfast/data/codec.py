@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
-__all__ = ["JPEG", "plane_by_plane"]
+__all__ = ["JPEG", "coloured", "plane_by_plane"]
 
 SUBSAMPLING = {"444": 0, "422": 1, "420": 2}
 
@@ -43,7 +43,7 @@ class JPEG:
             return plane_by_plane(image, self._coded)
         found = np.empty(image.shape, dtype=np.uint8)
         for result, planes in zip(found, image.cpu().numpy(), strict=True):
-            decoded = self._coded(Image.merge("RGB", [_grey(plane) for plane in planes]))
+            decoded = self._coded(coloured(planes))
             for channel, band in zip(result, "RGB", strict=True):
                 channel[:] = np.frombuffer(decoded.tobytes("raw", band), np.uint8).reshape(channel.shape)
         return torch.from_numpy(found).to(image.device)
@@ -58,6 +58,11 @@ class JPEG:
 def _grey(plane: np.ndarray) -> Image.Image:
     """A plane of bytes (H, W) as an image on the same memory; `Image.fromarray` first looks what it was given."""
     return Image.frombuffer("L", plane.shape[::-1], np.ascontiguousarray(plane), "raw", "L", 0, 1)
+
+
+def coloured(planes: np.ndarray) -> Image.Image:
+    """Red, green and blue (3, H, W) as one image."""
+    return Image.merge("RGB", [_grey(plane) for plane in planes])
 
 
 def plane_by_plane(image: Tensor, change: Callable[[Image.Image], Image.Image | np.ndarray]) -> Tensor:

@@ -68,21 +68,17 @@ def copied_from(moves: Tensor, reach: int, size: tuple[int, int]) -> Tensor:
         int64 (B, H W), indices of pixels.
     """
     height, width = size
-    rows, columns = (
-        torch.arange(height)[reach + 1 : height - reach + 1],
-        torch.arange(width)[reach + 1 : width - reach + 1],
-    )
-    place = (rows[:, None] * width + columns).to(moves.device)
-    moves = moves.flip(1, 2)
+    everywhere = torch.arange(height * width, device=moves.device).view(1, height, width)
+    block = (slice(None), slice(reach + 1, height - reach + 1), slice(reach + 1, width - reach + 1))
+    place, moves = everywhere[block], moves.flip(1, 2)
     target = place + moves[..., 1] * width + moves[..., 0]
-    everywhere = torch.arange(height * width, device=moves.device).expand(len(moves), -1)
-    visited = torch.zeros(height * width, dtype=torch.bool, device=moves.device)
-    visited[place.flatten()] = True
+    visited = torch.zeros_like(everywhere, dtype=torch.bool)
+    visited[block] = True
     # A pixel visited before has its new value already, and that is its own target's.
-    follows = (target > place) & visited[target]
-    source, link = everywhere.clone(), everywhere.clone()
-    source[:, place.flatten()] = target.flatten(1)
-    link[:, place.flatten()] = torch.where(follows, target, place).flatten(1)
+    follows = (target > place) & visited.flatten()[target]
+    source, link = (everywhere.repeat(len(moves), 1, 1) for _ in range(2))
+    source[block], link[block] = target, torch.where(follows, target, place)
+    source, link = source.flatten(1), link.flatten(1)
     while True:
         further = link.gather(1, link)
         if torch.equal(further, link):

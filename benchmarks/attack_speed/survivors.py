@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -44,18 +45,23 @@ EPS, BATCH = 0.2, 128
 
 
 class Counting(nn.Module):
-    """Counts samples by whether their forward is followed by a backward."""
+    """Counts passes by the size of their batch and by whether a backward follows."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.with_gradient, self.without = model, 0, 0
+        self.model, self.passes = model, Counter[tuple[int, bool]]()
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad and torch.is_grad_enabled():
-            self.with_gradient += len(x)
-        else:
-            self.without += len(x)
+        self.passes[len(x), x.requires_grad and torch.is_grad_enabled()] += 1
         return self.model(x)
+
+    def samples(self, *, backward: bool) -> int:
+        return sum(size * count for (size, gradient), count in self.passes.items() if gradient == backward)
+
+    def price_s(self, x: Tensor, y: Tensor) -> float:
+        """What the same passes cost bare, in batches of the same sizes."""
+        return sum(count * cost_s(self.model, x[:size], y[:size], backward=backward)
+                   for (size, backward), count in self.passes.items())  # fmt: skip
 
 
 def digits(part: str, first: int, end: int) -> tuple[Tensor, Tensor]:
@@ -101,19 +107,18 @@ def torchattacks() -> ModuleType | None:
     return torchattacks
 
 
-def unit_costs(model: nn.Module, x: Tensor, y: Tensor, rounds: int = 15) -> tuple[float, float]:
-    """Seconds a sample of a forward, and of a forward with a backward to the input, in a full batch."""
-    forward, both = [], []
+def cost_s(model: nn.Module, x: Tensor, y: Tensor, *, backward: bool, rounds: int = 15) -> float:
+    """Seconds of a forward, or of a forward with a backward to the input."""
+    took = []
     for _ in range(rounds):
         began = time.process_time()
-        with torch.no_grad():
-            model(x)
-        middle = time.process_time()
-        z = x.clone().requires_grad_()
-        torch.autograd.grad(cross_entropy(model(z), y, reduction="sum"), z)
-        forward.append(middle - began)
-        both.append(time.process_time() - middle)
-    return statistics.median(forward) / len(x), statistics.median(both) / len(x)
+        z = x.clone().requires_grad_(backward)
+        with torch.set_grad_enabled(backward):
+            logits = model(z)
+        if backward:
+            torch.autograd.grad(cross_entropy(logits, y, reduction="sum"), z)
+        took.append(time.process_time() - began)
+    return statistics.median(took)
 
 
 def survivors_only(eps: float, steps: int, rounds: int) -> dict[str, object]:
@@ -133,7 +138,7 @@ def survivors_only(eps: float, steps: int, rounds: int) -> dict[str, object]:
     times = interleaved(contenders, rounds)
     ratios = {name: [b / a for a, b in zip(times["ours"], took, strict=True)] for name, took in times.items()}
     return {"what": "pgd", "eps": eps, "steps": steps, "n": len(x), "survive": survive, "rounds": rounds,
-            "passes": counted.with_gradient, "due": looks(model, x, y, eps, steps),
+            "passes": counted.samples(backward=True), "due": looks(model, x, y, eps, steps),
             "over_bare": [a / b for a, b in zip(times["all stay"], times["bare passes"], strict=True)],
             "ratios": ratios}  # fmt: skip
 
@@ -176,7 +181,6 @@ def ensemble(contender: str, samples: int) -> dict[str, object]:
     model = trained()
     x, y = digits("t10k", 0, samples)
     right = model(x).argmax(1) == y
-    forward, both = unit_costs(model, x[:BATCH], y[:BATCH])
     counted = Counting(model)
     with TemporaryDirectory() as folder:
         query = (
@@ -186,8 +190,9 @@ def ensemble(contender: str, samples: int) -> dict[str, object]:
         robust = peers(counted, x, y, right) if contender == "torchattacks" else standard(counted, x, y, query)
         took = time.process_time() - began
     return {"what": "ensemble", "contender": contender, "eps": EPS, "n": samples, "cpu_s": took,
-            "forwards": counted.without + counted.with_gradient, "backwards": counted.with_gradient,
-            "price_s": counted.without * forward + counted.with_gradient * both, "clean": float(right.float().mean()),
+            "forwards": counted.samples(backward=False) + counted.samples(backward=True),
+            "backwards": counted.samples(backward=True), "price_s": counted.price_s(x, y),
+            "clean": float(right.float().mean()),
             "verdicts": "".join("01"[int(r)] for r in robust)}  # fmt: skip
 
 
@@ -195,7 +200,7 @@ def standard(model: Counting, x: Tensor, y: Tensor, query: Callable[[Tensor], Te
     """Who holds, bool (B,)."""
 
     def ask(z: Tensor, _: Tensor) -> Tensor:
-        model.without += len(z)  # counted as if the model had been asked
+        model.passes[len(z), False] += 1  # counted as if the model had been asked
         assert query is not None
         return query(z)
 

@@ -1,7 +1,7 @@
 """What it saves that broken samples leave the batch: PGD beside torchattacks, and the standard ensemble.
 
 python benchmarks/attack_speed/survivors.py pgd EPS STEPS [rounds] >> benchmarks/attack_speed/rows.jsonl
-python benchmarks/attack_speed/survivors.py ensemble holdfast|ort|torchattacks [samples] >> .../rows.jsonl
+python benchmarks/attack_speed/survivors.py ensemble holdfast|ort|torchattacks [samples] [small|wide] >> .../rows.jsonl
 python benchmarks/attack_speed/survivors.py report < .../rows.jsonl > .../survivors.txt
 
 MNIST and a small convolutional network trained on FGSM. CPU time of one thread; PGD's contenders are interleaved. Needs
@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -45,23 +45,35 @@ EPS, BATCH = 0.2, 128
 
 
 class Counting(nn.Module):
-    """Counts passes by the size of their batch and by whether a backward follows."""
+    """Counts passes, and times every fiftieth bare beside it: what the same passes cost and nothing else.
+
+    A load that changes while an attack runs thus meets both. ``aside_s`` are the seconds that this takes.
+    """
+
+    EVERY = 50
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.passes = model, Counter[tuple[int, bool]]()
+        self.model, self.aside_s = model, 0.0
+        self.passes, self.priced = Counter[tuple[int, bool]](), defaultdict[tuple[int, bool], list[float]](list)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.passes[len(x), x.requires_grad and torch.is_grad_enabled()] += 1
+        self.note(x, backward=x.requires_grad and torch.is_grad_enabled())
         return self.model(x)
+
+    def note(self, x: Tensor, *, backward: bool) -> None:
+        key = len(x), backward
+        if self.passes[key] % self.EVERY == 0:
+            began = time.process_time()
+            self.priced[key].append(cost_s(self.model, x.detach(), backward=backward))
+            self.aside_s += time.process_time() - began
+        self.passes[key] += 1
 
     def samples(self, *, backward: bool) -> int:
         return sum(size * count for (size, gradient), count in self.passes.items() if gradient == backward)
 
-    def price_s(self, x: Tensor, y: Tensor) -> float:
-        """What the same passes cost bare, in batches of the same sizes."""
-        return sum(count * cost_s(self.model, x[:size], y[:size], backward=backward)
-                   for (size, backward), count in self.passes.items())  # fmt: skip
+    def price_s(self) -> float:
+        return sum(count * statistics.mean(self.priced[key]) for key, count in self.passes.items())
 
 
 def digits(part: str, first: int, end: int) -> tuple[Tensor, Tensor]:
@@ -70,9 +82,14 @@ def digits(part: str, first: int, end: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(x[:, None].astype(np.float32) / 255), torch.from_numpy(y.astype(np.int64))
 
 
-def trained(steps: int = 150) -> nn.Module:
+def trained(steps: int = 150, *, wide: bool = False) -> nn.Module:
     torch.manual_seed(0)
-    model, (x, y), draws = SmallCNN(norm=False), digits("train", 0, 64 * steps), torch.Generator().manual_seed(0)
+    widths = (32, 64) if wide else (16, 32)
+    model, (x, y), draws = (
+        SmallCNN(norm=False, widths=widths),
+        digits("train", 0, 64 * steps),
+        torch.Generator().manual_seed(0),
+    )
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for step in range(steps):
         part, labels = x[step * 64 :][:64], y[step * 64 :][:64]
@@ -107,18 +124,15 @@ def torchattacks() -> ModuleType | None:
     return torchattacks
 
 
-def cost_s(model: nn.Module, x: Tensor, y: Tensor, *, backward: bool, rounds: int = 15) -> float:
+def cost_s(model: nn.Module, x: Tensor, *, backward: bool) -> float:
     """Seconds of a forward, or of a forward with a backward to the input."""
-    took = []
-    for _ in range(rounds):
-        began = time.process_time()
-        z = x.clone().requires_grad_(backward)
-        with torch.set_grad_enabled(backward):
-            logits = model(z)
-        if backward:
-            torch.autograd.grad(cross_entropy(logits, y, reduction="sum"), z)
-        took.append(time.process_time() - began)
-    return statistics.median(took)
+    began = time.process_time()
+    z = x.clone().requires_grad_(backward)
+    with torch.set_grad_enabled(backward):
+        logits = model(z)
+    if backward:
+        torch.autograd.grad(cross_entropy(logits, logits.argmax(1), reduction="sum"), z)
+    return time.process_time() - began
 
 
 def survivors_only(eps: float, steps: int, rounds: int) -> dict[str, object]:
@@ -176,9 +190,9 @@ def interleaved(contenders: dict[str, Callable[[], object]], rounds: int) -> dic
     return times
 
 
-def ensemble(contender: str, samples: int) -> dict[str, object]:
+def ensemble(contender: str, samples: int, size: str) -> dict[str, object]:
     """The standard ensemble once: eager, with ONNX Runtime for Square's queries, or torchattacks' members."""
-    model = trained()
+    model = trained(wide=size == "wide")
     x, y = digits("t10k", 0, samples)
     right = model(x).argmax(1) == y
     counted = Counting(model)
@@ -188,10 +202,10 @@ def ensemble(contender: str, samples: int) -> dict[str, object]:
         )
         began = time.process_time()
         robust = peers(counted, x, y, right) if contender == "torchattacks" else standard(counted, x, y, query)
-        took = time.process_time() - began
-    return {"what": "ensemble", "contender": contender, "eps": EPS, "n": samples, "cpu_s": took,
+        took = time.process_time() - began - counted.aside_s
+    return {"what": "ensemble", "contender": contender, "size": size, "eps": EPS, "n": samples, "cpu_s": took,
             "forwards": counted.samples(backward=False) + counted.samples(backward=True),
-            "backwards": counted.samples(backward=True), "price_s": counted.price_s(x, y),
+            "backwards": counted.samples(backward=True), "price_s": counted.price_s(),
             "clean": float(right.float().mean()),
             "verdicts": "".join("01"[int(r)] for r in robust)}  # fmt: skip
 
@@ -200,7 +214,7 @@ def standard(model: Counting, x: Tensor, y: Tensor, query: Callable[[Tensor], Te
     """Who holds, bool (B,)."""
 
     def ask(z: Tensor, _: Tensor) -> Tensor:
-        model.passes[len(z), False] += 1  # counted as if the model had been asked
+        model.note(z, backward=False)  # counted as if the model had been asked
         assert query is not None
         return query(z)
 
@@ -247,9 +261,9 @@ def report(lines: list[str]) -> None:
                 print(f"    {name:13} {middle:6.2f} times as long [{low:.2f}, {high:.2f}]")
     ensembles = [row for row in rows if row["what"] == "ensemble"]
     for row in ensembles:
-        reference = ensembles[0]["verdicts"]
+        reference = next(first["verdicts"] for first in ensembles if first["size"] == row["size"])
         agree = sum(a == b for a, b in zip(row["verdicts"], reference, strict=True)) / len(reference)
-        print(f"ensemble {row['contender']:13} n {row['n']} clean {row['clean']:.3f} robust "
+        print(f"ensemble {row['size']} {row['contender']:13} n {row['n']} clean {row['clean']:.3f} robust "
               f"{row['verdicts'].count('1') / row['n']:.3f} {row['cpu_s']:7.1f} s, {row['forwards']} forwards, "
               f"{row['backwards']} backwards, price of these {row['price_s']:.1f} s: ratio "
               f"{row['cpu_s'] / row['price_s']:.3f}, verdicts like the first {agree:.4f}")  # fmt: skip
@@ -265,7 +279,7 @@ def main() -> None:
     if what == "pgd":
         row = survivors_only(float(rest[0]), int(rest[1]), int(rest[2]) if len(rest) > 2 else 7)
     else:
-        row = ensemble(rest[0], int(rest[1]) if len(rest) > 1 else 64)
+        row = ensemble(rest[0], int(rest[1]) if len(rest) > 1 else 64, rest[2] if len(rest) > 2 else "small")
     row["environment"] = {key: value for key, value in environment().items() if key != "time"}
     print(json.dumps(row))
 

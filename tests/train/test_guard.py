@@ -59,7 +59,7 @@ def test_the_score_is_the_share_that_an_attack_does_not_break():
     assert 0 < guard._measure()[1] < guard._measure()[0] < 1
 
 
-@pytest.mark.parametrize("collapsed", [(0.9, 0.19), (0.8, 0.05)])
+@pytest.mark.parametrize("collapsed", [(0.9, 0.19), (0.8, 0.05), (0.94, 0.31)])
 def test_a_collapse_rolls_everything_back_and_changes_the_attack(monkeypatch, collapsed):
     script(monkeypatch, [(0.6, 0.5), collapsed])
     guard, objective, model, optimiser, average = started(attack=FGSMRS(eps=16, step=2.0), remedy="halve")
@@ -89,6 +89,13 @@ def test_a_collapse_in_the_first_epoch_goes_back_to_the_start(monkeypatch):
     steps(objective, model, optimiser, average)
     assert guard.check() == "catastrophic"
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), start, strict=True))
+
+
+@pytest.mark.parametrize("next_scores", [(0.6, 0.31), (0.98, 0.51), (0.1, 0.3)])
+def test_a_dip_and_a_gap_alone_are_no_collapse(monkeypatch, next_scores):
+    script(monkeypatch, [(0.6, 0.5), next_scores])
+    guard, *_ = started()
+    assert [guard.check(), guard.check()] == ["good", "good"]
 
 
 def test_it_gives_up_after_the_declared_number_of_changes(monkeypatch):

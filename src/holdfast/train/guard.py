@@ -38,8 +38,8 @@ class Guard:
     Each check attacks a held-out batch once with one step and once with many. The score is the share of samples that
     are not broken (`Task.failed`), or ``1 / (1 + loss)`` for a task that does not say what broken is.
 
-    *Catastrophic overfitting*: the many-step score has fallen below ``collapse`` times the best so far, or below a
-    tenth of the one-step score. Model, optimiser and objective go back to the last good check, and the training attack
+    *Catastrophic overfitting*: the many-step score has fallen below ``collapse`` times the best so far; or it is below
+    its best and below ``collapse`` times the one-step score; or below a tenth of the one-step score. Model, optimiser and objective go back to the last good check, and the training attack
     is changed: ``"halve"`` halves its step, ``"two_steps"`` puts two steps in the place of one; at most ``rollbacks``
     times.
 
@@ -142,7 +142,8 @@ class RunningGuard:
         return verdict
 
     def _verdict(self, one: float, many: float) -> Verdict:
-        if many < self.guard.collapse * self._best_score or (one > 0.2 and many < 0.1 * one):
+        masked = many < 0.1 * one or many < min(self._best_score, self.guard.collapse * one)
+        if many < self.guard.collapse * self._best_score or (one > 0.2 and masked):
             return "catastrophic"
         stale = self._since_best + (many <= self._best_score)
         return "overfitting" if stale >= self.guard.patience else "good"

@@ -38,10 +38,10 @@ class Guard:
     Each check attacks a held-out batch once with one step and once with many. The score is the share of samples that
     are not broken (`Task.failed`), or ``1 / (1 + loss)`` for a task that does not say what broken is.
 
-    *Catastrophic overfitting*: the many-step score has fallen below ``collapse`` times the best so far; or it is below
-    its best and below ``collapse`` times the one-step score; or below a tenth of the one-step score. Model, optimiser and objective go back to the last good check, and the training attack
-    is changed: ``"halve"`` halves its step, ``"two_steps"`` puts two steps in the place of one; at most ``rollbacks``
-    times.
+    *Catastrophic overfitting*: the many-step score has fallen below ``collapse`` times the best so far; or below that
+    best and below ``collapse`` times the one-step score; or below a tenth of the one-step score. Model, optimiser and
+    objective go back to the last good check, and the training attack is changed: ``"halve"`` halves its step,
+    ``"two_steps"`` puts two steps in the place of one; at most ``rollbacks`` times.
 
     *Robust overfitting*: no new best score in ``patience`` checks. It is reported; the best weights are kept anyway.
 

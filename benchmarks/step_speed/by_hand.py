@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import random
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy, kl_div
 
 Loss = Callable[[Tensor], Tensor]
@@ -29,21 +29,26 @@ def frozen(model: nn.Module) -> Iterator[None]:
     model.train()
 
 
+def input_gradient(loss: Loss, z: Tensor) -> Tensor:
+    z.requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(z), z)
+    return gradient
+
+
 def ascended(loss: Loss, x: Tensor, z: Tensor, alpha: float, steps: int) -> Tensor:
+    low, high = (x - EPS).clamp_(min=0), (x + EPS).clamp_(max=1)
     for _ in range(steps):
-        z = z.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(loss(z), z)
-        z = z.detach() + alpha * gradient.sign()
-        z = torch.minimum(torch.maximum(z, x - EPS), x + EPS).clamp(0, 1)
+        z = input_gradient(loss, z).sign_().mul_(alpha).add_(z.detach()).clamp_(low, high)
     return z
 
 
 def noise(x: Tensor) -> Tensor:
-    return (x + EPS * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
+    return torch.empty_like(x).uniform_(-EPS, EPS).add_(x).clamp_(0, 1)
 
 
 def kl(reference: Tensor, other: Tensor) -> Tensor:
-    return kl_div(other.log_softmax(1), reference.log_softmax(1), log_target=True, reduction="none").sum(1)
+    """Of log-probabilities and logits, summed."""
+    return kl_div(other.log_softmax(1), reference, log_target=True, reduction="sum")
 
 
 def supervised(model: nn.Module, y: Tensor) -> Loss:
@@ -53,8 +58,8 @@ def supervised(model: nn.Module, y: Tensor) -> Loss:
 def diverging(model: nn.Module, x: Tensor) -> Tensor:
     with frozen(model):
         with torch.no_grad():
-            reference = model(x)
-        return ascended(lambda z: kl(reference, model(z)).sum(), x, noise(x), ALPHA, STEPS)
+            reference = model(x).log_softmax(1)
+        return ascended(lambda z: kl(reference, model(z)), x, noise(x), ALPHA, STEPS)
 
 
 # --- attacks --------------------------------------------------------------------------------------------
@@ -66,7 +71,8 @@ def plain(model: nn.Module, x: Tensor, y: Tensor, u: Tensor) -> None:
 
 def fgsm(model: nn.Module, x: Tensor, y: Tensor, u: Tensor) -> None:
     with frozen(model):
-        moved = ascended(supervised(model, y), x, x, EPS, 1)
+        gradient = input_gradient(supervised(model, y), x.detach())
+        moved = gradient.sign_().mul_(EPS).add_(x).clamp_(0, 1)
     (0.5 * cross_entropy(model(x), y) + 0.5 * cross_entropy(model(moved), y)).backward()
 
 
@@ -79,26 +85,30 @@ def pgd(model: nn.Module, x: Tensor, y: Tensor, u: Tensor) -> None:
 def trades(model: nn.Module, x: Tensor, y: Tensor, u: Tensor) -> None:
     moved = diverging(model, x)
     clean = model(x)
-    (cross_entropy(clean, y) + 6 * kl(clean, model(moved)).mean()).backward()
+    (cross_entropy(clean, y) + 6 / len(x) * kl(clean.log_softmax(1), model(moved))).backward()
 
 
 def vat(model: nn.Module, x: Tensor, y: Tensor, u: Tensor) -> None:
     with frozen(model):
         with torch.no_grad():
-            reference = model(x)
-        d = torch.randn_like(x)
-        probe = (x + 0.1 * d / d.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).requires_grad_()
-        (g,) = torch.autograd.grad(kl(reference, model(probe)).sum(), probe)
-        moved = (x + g / g.flatten(1).norm(dim=1).clamp(min=1e-30).view(-1, 1, 1, 1)).clamp(0, 1)
+            reference = model(x).log_softmax(1)
+        g = input_gradient(lambda z: kl(reference, model(z)), x + 0.1 * unit(torch.randn_like(x)))
+        moved = (x + unit(g)).clamp_(0, 1)
     clean = model(x)
-    (cross_entropy(clean, y) + kl(clean.detach(), model(moved)).mean()).backward()
+    (cross_entropy(clean, y) + kl(clean.detach().log_softmax(1), model(moved)) / len(x)).backward()
+
+
+def unit(v: Tensor) -> Tensor:
+    return v / v.flatten(1).norm(dim=1).clamp_(min=1e-30).view(-1, *[1] * (v.ndim - 1))
 
 
 def uat(model: nn.Module, x: Tensor, y: Tensor, u: Tensor) -> None:
     moved_u, moved_x = diverging(model, u), diverging(model, x)
-    clean, on_u = model(x), model(u)
-    both = torch.cat([kl(clean.detach(), model(moved_x)), kl(on_u.detach(), model(moved_u))])
-    (cross_entropy(clean, y) + 5 * both.mean()).backward()
+    clean = model(x)
+    with torch.no_grad():
+        on_u = model(u).log_softmax(1)
+    both = kl(clean.detach().log_softmax(1), model(moved_x)) + kl(on_u, model(moved_u))
+    (cross_entropy(clean, y) + 5 / (len(x) + len(u)) * both).backward()
 
 
 def rst(model: nn.Module, x: Tensor, y: Tensor, u: Tensor, teacher: nn.Module) -> None:
@@ -106,7 +116,8 @@ def rst(model: nn.Module, x: Tensor, y: Tensor, u: Tensor, teacher: nn.Module) -
         labels = teacher(u).argmax(1)
     moved = diverging(model, u)
     on_u = model(u)
-    (cross_entropy(model(x), y) + cross_entropy(on_u, labels) + 6 * kl(on_u, model(moved)).mean()).backward()
+    divergence = kl(on_u.log_softmax(1), model(moved)) / len(u)
+    (cross_entropy(model(x), y) + cross_entropy(on_u, labels) + 6 * divergence).backward()
 
 
 class FreeAT:
@@ -117,24 +128,23 @@ class FreeAT:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, u: Tensor) -> None:
         if self.delta is None:
-            self.delta = EPS * (2 * torch.rand_like(x) - 1)
+            self.delta = torch.empty_like(x).uniform_(-EPS, EPS)
         delta = self.delta.requires_grad_()
         cross_entropy(model((x + delta).clamp(0, 1)), y).backward()
         assert delta.grad is not None
-        self.delta = (delta.detach() + EPS * delta.grad.sign()).clamp(-EPS, EPS)
+        self.delta = delta.grad.sign_().mul_(EPS).add_(delta.detach()).clamp_(-EPS, EPS)
 
 
 def freelb(model: Any, x: Tensor, y: Tensor, u: Tensor) -> None:
     with torch.no_grad():
         like = model.first(x)
-    delta = 0.6 * (2 * torch.rand_like(like) - 1) / like[0].numel() ** 0.5
+    delta = torch.empty_like(like).uniform_(-0.6, 0.6) / like[0].numel() ** 0.5
     for t in range(2):
         delta = delta.detach().requires_grad_(t == 0)
         (cross_entropy(model.rest(model.first(x) + delta), y) / 2).backward()
         if t == 0:
             assert delta.grad is not None
-            norm = delta.grad.flatten(1).norm(dim=1).clamp(min=1e-30).view(-1, *[1] * (delta.ndim - 1))
-            delta = delta.detach() + 0.1 * delta.grad / norm
+            delta = delta.detach() + 0.1 * unit(delta.grad)
 
 
 def yopo(model: Any, x: Tensor, y: Tensor, u: Tensor) -> None:
@@ -156,7 +166,7 @@ def yopo(model: Any, x: Tensor, y: Tensor, u: Tensor) -> None:
 
 
 def mixed(model: nn.Module, x: Tensor, y: Tensor, alpha: float) -> Tensor:
-    lam = torch.distributions.Beta(alpha, alpha).sample()
+    lam = random.betavariate(alpha, alpha)
     order = torch.randperm(len(x))
     outputs = model(torch.lerp(x[order], x, lam))
     return lam * cross_entropy(outputs, y) + (1 - lam) * cross_entropy(outputs, y[order])
@@ -171,12 +181,12 @@ def regmixup(model: nn.Module, x: Tensor, y: Tensor, u: Tensor) -> None:
 
 
 def cutmix(model: nn.Module, x: Tensor, y: Tensor, u: Tensor) -> None:
-    lam, order, (h, w) = float(torch.rand(())), torch.randperm(len(x)), x.shape[2:]
-    side = (1 - lam) ** 0.5
-    top, left = (int(torch.randint(n, ())) - int(n * side) // 2 for n in (h, w))
+    order, (h, w) = torch.randperm(len(x)), x.shape[2:]
+    side = (1 - random.random()) ** 0.5
+    top, left = (random.randrange(n) - int(n * side) // 2 for n in (h, w))
     rows, columns = slice(max(top, 0), top + int(h * side)), slice(max(left, 0), left + int(w * side))
     pasted = x.clone()
-    pasted[:, :, rows, columns] = x[order][:, :, rows, columns]
+    pasted[:, :, rows, columns] = x[:, :, rows, columns][order]
     lam = 1 - pasted[0, 0, rows, columns].numel() / (h * w)
     outputs = model(pasted)
     (lam * cross_entropy(outputs, y) + (1 - lam) * cross_entropy(outputs, y[order])).backward()
@@ -197,34 +207,37 @@ def input_noise(model: nn.Module, x: Tensor, y: Tensor, u: Tensor) -> None:
 # --- weights --------------------------------------------------------------------------------------------
 
 
-def at_other_weights(delta_of: Callable[[Mapping[str, Tensor], tuple[Tensor, ...]], dict[str, Tensor]]) -> Step:
-    def step(model: nn.Module, x: Tensor, y: Tensor, u: Tensor) -> None:
-        parameters = dict(model.named_parameters())
-        found = torch.autograd.grad(cross_entropy(model(x), y), list(parameters.values()))
-        delta = delta_of(parameters, found)
-        moved = {name: p + delta[name] if name in delta else p for name, p in parameters.items()}
-        cross_entropy(functional_call(model, moved, (x,)), y).backward()
-
-    return step
-
-
-def sam_delta(parameters: Mapping[str, Tensor], found: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    scale = 0.05 / torch.stack([g.square().sum() for g in found]).sum().sqrt()
-    return {name: scale * g for name, g in zip(parameters, found, strict=True)}
+@contextmanager
+def moved(parameters: Sequence[Tensor], delta: Sequence[Tensor]) -> Iterator[None]:
+    own = [p.data for p in parameters]
+    for p, d in zip(parameters, delta, strict=True):
+        p.data = p.data + d
+    yield
+    for p, data in zip(parameters, own, strict=True):
+        p.data = data
 
 
-def awp_delta(parameters: Mapping[str, Tensor], found: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    pairs = zip(parameters.items(), found, strict=True)
-    return {name: g * (0.01 * p.detach().norm() / g.norm()) for (name, p), g in pairs if g.ndim > 1}
+def sam(model: nn.Module, x: Tensor, y: Tensor, u: Tensor) -> None:
+    parameters = list(model.parameters())
+    found = torch.autograd.grad(cross_entropy(model(x), y), parameters)
+    scale = 0.05 / torch.stack(torch._foreach_norm(found)).norm()
+    with moved(parameters, torch._foreach_mul(found, scale)):
+        cross_entropy(model(x), y).backward()
+
+
+def awp(model: nn.Module, x: Tensor, y: Tensor, u: Tensor) -> None:
+    parameters = list(model.parameters())
+    found = torch.autograd.grad(cross_entropy(model(x), y), parameters)
+    pairs = [(p, g) for p, g in zip(parameters, found, strict=True) if p.ndim > 1]
+    with moved([p for p, _ in pairs], [g * (0.01 * p.detach().norm() / g.norm()) for p, g in pairs]):
+        cross_entropy(model(x), y).backward()
 
 
 def weight_noise(model: nn.Module, x: Tensor, y: Tensor, u: Tensor) -> None:
-    parameters = dict(model.named_parameters())
-    moved = {
-        name: p + 0.01 * p.detach().square().mean().sqrt() * torch.randn_like(p) if p.ndim > 1 else p
-        for name, p in parameters.items()
-    }
-    cross_entropy(functional_call(model, moved, (x,)), y).backward()
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    sizes = [0.01 / p.numel() ** 0.5 * p.detach().norm() for p in weights]
+    with moved(weights, [torch.randn_like(p) * size for p, size in zip(weights, sizes, strict=True)]):
+        cross_entropy(model(x), y).backward()
 
 
 def steps(teacher: nn.Module) -> dict[str, Step]:
@@ -233,5 +246,5 @@ def steps(teacher: nn.Module) -> dict[str, Step]:
         "plain": plain, "fgsm": fgsm, "pgd": pgd, "trades": trades, "vat": vat, "uat": uat,
         "rst": partial(rst, teacher=teacher), "freeat": FreeAT(), "freelb": freelb, "yopo": yopo, "mixup": mixup,
         "regmixup": regmixup, "cutmix": cutmix, "rotation": rotation, "input_noise": input_noise,
-        "sam": at_other_weights(sam_delta), "awp": at_other_weights(awp_delta), "weight_noise": weight_noise,
+        "sam": sam, "awp": awp, "weight_noise": weight_noise,
     }  # fmt: skip

@@ -1,6 +1,6 @@
 """Price of a method's step: against a step written out by hand that does the same passes, interleaved, one thread.
 
-python benchmarks/step_speed/measure.py [rounds] > benchmarks/step_speed/log.txt
+python benchmarks/step_speed/measure.py [rounds] [cnn|linear|METHOD ...] > benchmarks/step_speed/log.txt
 
 Augmentations (augmix, trivial_augment, preprocess_jitter) are left out: by hand they would be the same functions.
 """
@@ -11,10 +11,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
+import peers
 import torch
 from by_hand import steps
 from torch import Tensor, nn
@@ -45,8 +46,11 @@ from holdfast.train.objective import Objective
 from holdfast.weights.files import save
 
 BATCH, BATCHES = 128, 4
+LINEAR_ROUNDS = 5
+"""Rounds of the linear model for one of the other: its steps are short."""
 ATTACK = PGD(eps=8.0, alpha=4.0, steps=5)
 Batch = tuple[Tensor, Tensor]
+Run = Callable[[Batch, Batch], None]
 
 
 class Net(nn.Module):
@@ -121,7 +125,7 @@ def methods(teacher: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def by_hand(step: Any, kind: str, *, head: bool) -> Callable[[Batch, Batch], None]:
+def by_hand(step: Any, kind: str, *, head: bool) -> Run:
     model = built(kind, head=head)
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-4)
 
@@ -133,7 +137,7 @@ def by_hand(step: Any, kind: str, *, head: bool) -> Callable[[Batch, Batch], Non
     return run
 
 
-def by_objective(given: dict[str, Any], kind: str, batches: list[Batch]) -> Callable[[Batch, Batch], None]:
+def by_objective(given: dict[str, Any], kind: str, batches: list[Batch]) -> Run:
     objective = Objective(task_of(kind), **given, unlabelled=batches[::-1])
     model = objective.prepare(built(kind), batches[0])
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-4)
@@ -146,45 +150,64 @@ def by_objective(given: dict[str, Any], kind: str, batches: list[Batch]) -> Call
     return run
 
 
-def cpu_seconds(run: Callable[[Batch, Batch], None], batches: list[Batch], repeats: int) -> float:
+def cpu_seconds(run: Run, batches: list[Batch]) -> float:
     began = time.process_time()
-    for _ in range(repeats):
-        for batch, unlabelled in zip(batches, batches[::-1], strict=True):
-            run(batch, unlabelled)
-    return (time.process_time() - began) / (repeats * len(batches))
+    for batch, unlabelled in zip(batches, batches[::-1], strict=True):
+        run(batch, unlabelled)
+    return (time.process_time() - began) / len(batches)
 
 
-def measure(kind: str, rounds: int, teacher: Path) -> None:
+def contenders(name: str, given: dict[str, Any], kind: str, batches: list[Batch], hand: Any) -> dict[str, Run]:
+    """By hand first, which all are compared with."""
+    return {
+        "by hand": by_hand(hand, kind, head=name == "rotation"),
+        "holdfast": by_objective(given, kind, batches),
+        **{peer: by_hand(step, kind, head=False) for peer, step in peers.steps(name, classes=10).items()},
+    }
+
+
+def measure(kind: str, chosen: Container[str], rounds: int, teacher: Path) -> None:
     g = torch.Generator().manual_seed(0)
     batches = [(torch.rand(BATCH, 1, 28, 28, generator=g), torch.randint(0, 10, (BATCH,), generator=g))
                for _ in range(BATCHES)]  # fmt: skip
     save(teacher, built(kind).state_dict())
     hands = steps(built(kind).eval())
-    repeats = 1 if kind == "cnn" else 5
     for name, given in methods(teacher).items():
-        if kind == "linear" and name == "yopo":
-            continue  # it needs a first layer with weights, and more behind it
-        pair = (by_hand(hands[name], kind, head=name == "rotation"), by_objective(given, kind, batches))
-        times: list[tuple[float, float]] = []
+        if name not in chosen or (kind == "linear" and name == "yopo"):
+            continue  # YOPO needs a first layer with weights, and more behind it
+        runs = contenders(name, given, kind, batches, hands[name])
+        names, times = list(runs), {contender: [] for contender in runs}
         for round_ in range(rounds + 1):
-            order = pair if round_ % 2 else pair[::-1]
-            found = {id(run): cpu_seconds(run, batches, repeats) for run in order}
-            if round_:  # the first round warms up
-                times.append((found[id(pair[0])], found[id(pair[1])]))
-        low, middle, high = statistics.quantiles([ours / hand for hand, ours in times], n=4)
-        hand_ms, our_ms = (1e3 * statistics.median(column) for column in zip(*times, strict=True))
-        print(f"{kind:7} {name:13} {hand_ms:10.2f} {our_ms:13.2f} {middle:7.3f} {low:7.3f} {high:7.3f}", flush=True)
+            for contender in names[round_ % len(names) :] + names[: round_ % len(names)]:
+                seconds = cpu_seconds(runs[contender], batches)
+                if round_:  # the first round warms up
+                    times[contender].append(seconds)
+        for contender, found in times.items():
+            low, middle, high = statistics.quantiles(
+                [t / hand for t, hand in zip(found, times["by hand"], strict=True)], n=4
+            )
+            print(f"{kind:7} {name:13} {contender:18} {1e3 * statistics.median(found):9.3f} "
+                  f"{middle:7.3f} {low:7.3f} {high:7.3f}", flush=True)  # fmt: skip
 
 
 def main() -> None:
     torch.set_num_threads(1)
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 11
+    everything = {"cnn", "linear", *methods(Path())}
+    if unknown := set(sys.argv[2:]) - everything:
+        raise SystemExit(f"unknown {sorted(unknown)}; one of {sorted(everything)}")
+    kinds = [kind for kind in ("cnn", "linear") if kind in sys.argv[2:]] or ["cnn", "linear"]
+    chosen = set(sys.argv[2:]) - {"cnn", "linear"} or everything
     print({key: value for key, value in environment().items() if key != "time"})
-    print(f"batch {BATCH} of 1x28x28, one thread, CPU time, {rounds} interleaved rounds; ratio: median and quartiles")
-    print(f"{'model':7} {'method':13} {'by hand ms':>10} {'objective ms':>13} {'ratio':>7} {'quartiles':>15}")
+    for peer in peers.PACKAGES:
+        print(peer, peers.installed(peer))
+    print(f"batch {BATCH} of 1x28x28, one thread, CPU time; {rounds} rounds ({LINEAR_ROUNDS * rounds} on linear), "
+          f"interleaved, {BATCHES} steps each; ratio to by hand: median and quartiles over rounds")  # fmt: skip
+    print(f"{'model':7} {'method':13} {'contender':18} {'ms':>9} {'ratio':>7} {'quartiles':>15}")
     with tempfile.TemporaryDirectory() as folder:
-        for kind in ("cnn", "linear"):
-            measure(kind, rounds, Path(folder) / f"{kind}.safetensors")
+        for kind in kinds:
+            turns = rounds if kind == "cnn" else LINEAR_ROUNDS * rounds
+            measure(kind, chosen, turns, Path(folder) / f"{kind}.safetensors")
 
 
 if __name__ == "__main__":

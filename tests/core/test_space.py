@@ -18,8 +18,8 @@ Pair = namedtuple("Pair", "image label")
 
 def test_budgets_are_counted_in_units_of_the_sensor() -> None:
     x = torch.zeros(2, 3, 4, 4)
-    assert Leaf().budget(2.0, x).item() == pytest.approx(2 / 255)
-    assert Leaf(unit=1 / 1023).budget(2.0, x).item() == pytest.approx(2 / 1023)
+    assert Leaf().budget(2.0, x) == pytest.approx(2 / 255)
+    assert Leaf(unit=1 / 1023).budget(2.0, x) == pytest.approx(2 / 1023)
     torch.testing.assert_close(NORMALISED.budget(1.0, x).flatten(), 1 / 255 / torch.tensor(STD))
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from holdfast.core.contracts import Batch, Outputs, Task
 from holdfast.core.errors import InputError
-from holdfast.core.space import Leaf
+from holdfast.core.space import Leaf, first_tensor
 from holdfast.surgery.tapped import read_tap, tapped
 
 __all__ = ["UNBOUNDED", "Aim", "at_inputs", "at_tap"]
@@ -78,7 +78,10 @@ class Aim:
 
     def broken(self, outputs: Outputs) -> Tensor | None:
         """Which samples are broken, bool (B,); None where that does not count."""
-        return None if self.failed is None else self.failed(outputs, self.batch)
+        if self.failed is None:
+            return None
+        with torch.no_grad():
+            return self.failed(outputs, self.batch)
 
     def take(self, rows: Tensor) -> Aim:
         """The aim for some of the samples, int64 (n,)."""
@@ -122,7 +125,7 @@ def at_tap(task: Task, model: nn.Module, batch: Batch, tap: str, *, leave: bool 
     """
     wrapped = tapped(model)
     clean = read_tap(lambda: task.forward(wrapped, batch), wrapped.model, tap)
-    if len(clean) != len(next(leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))):
+    if len(clean) != len(first_tensor(batch)):
         raise InputError(f"is {tuple(clean.shape)}, without an entry for each sample", where=f"tap {tap!r}",
                          fix="name a layer whose output has the batch as first dimension")  # fmt: skip
 

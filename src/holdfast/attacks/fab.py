@@ -98,7 +98,7 @@ class FAB:
         lengths = [per_sample_length(step, ball.norm).clamp(min=SMALLEST) for step in (near, far)]
         pull = by_sample((lengths[0] / (lengths[0] + lengths[1])).clamp(max=self.alpha_max), z)
         delta = (1 - pull) * (delta + self.eta * near) + pull * self.eta * far
-        return (ball.x + ball.radius * delta).clamp(ball.low, ball.high)
+        return (ball.x + ball.radius * delta).clamp(*ball.range)
 
     def _noted(self, ball: Ball, z: Tensor, state: State, wrong: Tensor) -> State:
         """The nearest misclassified point so far; from one that is, the way leads back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -14,7 +15,7 @@ from torch import Generator, Tensor
 from holdfast.core.errors import InputError
 from holdfast.core.space import Leaf
 
-__all__ = ["Ball", "Budget", "Norm", "by_sample", "per_sample_length", "per_sample_norm", "uniform"]
+__all__ = ["Ball", "Budget", "Norm", "along", "by_sample", "per_sample_length", "per_sample_norm", "uniform"]
 
 Norm: TypeAlias = Literal["linf", "l2"]
 Budget: TypeAlias = float | Tensor | Sequence[float] | Mapping[str, Any]
@@ -26,9 +27,10 @@ INWARD = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class Ball:
-    r"""``{z : ||(z - x) / radius|| <= 1, low <= z <= high}``, all in stored values and broadcastable against ``x``.
+    r"""``{z : ||(z - x) / radius|| <= 1, low <= z <= high}``, all in stored values.
 
-    With one number for ``eps`` the L2 ball is ``||(z - x) / unit||_2 <= eps`` over all elements of a sample.
+    What is the same for all elements is a number, anything else a tensor that is broadcastable against ``x``. With one
+    number for ``eps`` the L2 ball is ``||(z - x) / unit||_2 <= eps`` over all elements of a sample.
 
     Args:
         x: clean tensor, float (B, ...).
@@ -41,10 +43,10 @@ class Ball:
 
     x: Tensor
     norm: Norm
-    unit: Tensor
-    radius: Tensor
-    low: Tensor
-    high: Tensor
+    unit: float | Tensor
+    radius: float | Tensor
+    low: float | Tensor
+    high: float | Tensor
 
     @classmethod
     def around(cls, x: Tensor, *, eps: Any, norm: Norm, leaf: Leaf) -> Ball:
@@ -65,7 +67,7 @@ class Ball:
     def joined(cls, balls: Sequence[Ball]) -> Ball:
         """One ball over the concatenated elements of several, shape (B, n)."""
         names = [field.name for field in fields(cls) if field.name != "norm"]
-        flat = {name: [getattr(ball, name).expand_as(ball.x).flatten(1) for ball in balls] for name in names}
+        flat = {name: [_filled(getattr(ball, name), ball.x).flatten(1) for ball in balls] for name in names}
         joint = cls(norm=balls[0].norm, **{name: torch.cat(parts, dim=1) for name, parts in flat.items()})
         pairs = zip(*(ball.bounds for ball in balls), strict=True)  # of each leaf: rounding depends on its size
         vars(joint)["bounds"] = tuple(torch.cat([bound.flatten(1) for bound in pair], dim=1) for pair in pairs)
@@ -79,6 +81,11 @@ class Ball:
         vars(taken)["bounds"] = tuple(_rows_of(bound, rows, self.x) for bound in self.bounds)
         return taken
 
+    @property
+    def range(self) -> tuple[Any, Any]:
+        """Smallest and largest valid values, both numbers or both tensors."""
+        return self.low, self.high
+
     @cached_property
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Smallest and largest admissible values, widened where ``x`` leaves the valid range by rounding.
@@ -87,33 +94,39 @@ class Ball:
         """
         x = self.x
         if self.norm == "l2":
-            return self.low.minimum(x), self.high.maximum(x)
-        low, high = x - self.reach, x + self.reach
-        if inside := self._range_around_x:  # numbers are faster than tensors
-            return low.clamp_(min=inside[0]), high.clamp_(max=inside[1])
-        low, high = low.clamp_(min=self.low), high.clamp_(max=self.high)
+            return x.clamp(max=self.low), x.clamp(min=self.high)
+        low, high = (x - self.reach).clamp_(min=self.low), (x + self.reach).clamp_(max=self.high)
+        if self._range_around_x:
+            return low, high
         return torch.minimum(low, x, out=low), torch.maximum(high, x, out=high)
 
     @cached_property
-    def reach(self) -> Tensor:
+    def reach(self) -> float | Tensor:
         """The radius less what the rounding of ``x + radius`` may add to it."""
-        coarse = torch.finfo(self.x.dtype).bits < 32  # there a bound over all elements would eat the whole budget
-        lowest, highest = (self.x, self.x) if coarse else self._extent
-        size = torch.maximum(-lowest, highest)
-        return (self.radius - torch.finfo(self.x.dtype).eps * (size + self.radius)).clamp(min=0.0)
+        rounding = torch.finfo(self.x.dtype)
+        if rounding.bits < 32:  # a bound over all elements would eat the whole budget
+            size: float | Tensor = self.x.abs()
+        elif self._extent is not None:
+            size = max(map(abs, self._extent))
+        else:
+            size = torch.maximum(*(end.abs() for end in torch.aminmax(self.x)))
+        reach = self.radius - rounding.eps * (size + self.radius)
+        return reach.clamp(min=0.0) if isinstance(reach, Tensor) else max(reach, 0.0)
 
     @cached_property
-    def _extent(self) -> tuple[Tensor, Tensor]:
-        lowest, highest = torch.aminmax(self.x)
+    def _extent(self) -> tuple[float, float] | None:
+        """Smallest and largest value of ``x``; not asked where the answer would be waited for."""
+        if self.x.device.type != "cpu" or not self.x.numel():
+            return None
+        lowest, highest = map(float, torch.aminmax(self.x))
         return lowest, highest
 
-    @cached_property
+    @property
     def _range_around_x(self) -> tuple[float, float] | None:
-        """The valid range if all of ``x`` is known to be in it; not asked where the answer would be waited for."""
-        if self.x.device.type != "cpu" or self.low.ndim or self.high.ndim or not self.x.numel():
+        """The valid range if all of ``x`` is known to be in it and it is the same for all elements."""
+        if isinstance(self.low, Tensor) or isinstance(self.high, Tensor) or self._extent is None:
             return None
-        low, high, (lowest, highest) = float(self.low), float(self.high), map(float, self._extent)
-        return (low, high) if low <= lowest and highest <= high else None
+        return (self.low, self.high) if self.low <= self._extent[0] and self._extent[1] <= self.high else None
 
     def project(self, z: Tensor) -> Tensor:
         """The nearest admissible tensor, a new one."""
@@ -123,7 +136,7 @@ class Ball:
 
     def _shortened(self, delta: Tensor) -> Tensor:
         """``x + delta`` projected to the L2 ball, in the memory of ``delta``."""
-        if self.radius.ndim == 0:  # one budget for all needs no division
+        if not isinstance(self.radius, Tensor):  # one budget for all needs no division
             shrink = (self.radius * (1.0 - INWARD) / per_sample_norm(delta)).clamp(max=1.0)
         else:
             delta = self.budgets(delta)
@@ -139,7 +152,7 @@ class Ball:
     def vouches_for(self, z: Tensor) -> bool:
         """Whether ``z`` is known to be admissible and finite, so that it need not be projected; no device is asked."""
         issued, version = vars(self).get("_issued", (lambda: None, 0))
-        return z.device.type == "cpu" and issued() is z and z._version == version and bool(z.sum().isfinite())
+        return z.device.type == "cpu" and issued() is z and z._version == version and math.isfinite(float(z.sum()))
 
     def scaled(self, z: Tensor) -> Tensor:
         """``(z - x) / radius``, a new tensor; 0 where the radius is 0."""
@@ -147,15 +160,16 @@ class Ball:
 
     def budgets(self, difference: Tensor) -> Tensor:
         """``difference / radius``, a new tensor; 0 where the radius is 0."""
-        inverse = (self.radius > 0) / self.radius.clamp(min=torch.finfo(self.radius.dtype).tiny)
-        return difference * inverse
+        if isinstance(self.radius, Tensor):
+            return difference * ((self.radius > 0) / self.radius.clamp(min=torch.finfo(self.radius.dtype).tiny))
+        return difference * (1.0 / self.radius if self.radius else 0.0)
 
     def start(self, generator: Generator) -> Tensor:
         """A random admissible tensor: uniform in the L-infinity ball; random direction, radius uniform, in L2."""
         if self.norm == "linf":
-            noise = uniform(self.x.shape, generator, like=self.x).mul_(2.0).sub_(1.0)
+            noise = uniform(self.x.shape, generator, like=self.x, low=-1.0)
             spare = noise if noise.stride() == self.x.stride() else None  # the memory format is kept
-            return self._issue(torch.addcmul(self.x, noise, self.radius, out=spare).clamp_(*self.bounds))
+            return self._issue(along(self.x, noise, self.radius, out=spare).clamp_(*self.bounds))
         direction = _direction(self.x, generator)
         length = uniform((len(self.x), *([1] * (self.x.ndim - 1))), generator, like=self.x)
         return self.project(self.x + self.radius * (direction * length))
@@ -164,19 +178,19 @@ class Ball:
         """A random tensor at the full budget, projected: uniform, scaled to the sphere of the norm."""
         if self.norm == "l2":
             return self.project(self.x + self.radius * _direction(self.x, generator))
-        noise = uniform(self.x.shape, generator, like=self.x).mul_(2.0).sub_(1.0)
+        noise = uniform(self.x.shape, generator, like=self.x, low=-1.0)
         largest = noise.abs().flatten(1).amax(1).clamp(min=torch.finfo(noise.dtype).tiny)
         return self.project(self.x + self.radius * noise / by_sample(largest, noise))
 
-    def ascend(self, z: Tensor, gradient: Tensor, step: Tensor, *, spare: Tensor | None = None) -> Tensor:
+    def ascend(self, z: Tensor, gradient: Tensor, step: float | Tensor, *, spare: Tensor | None = None) -> Tensor:
         """One step of steepest ascent of length ``step`` (stored values), projected; a zero gradient moves nothing.
 
         ``spare``, a tensor like ``z`` that nobody needs any more, may become the result: memory is what a step costs.
         """
         if self.norm == "linf":
             moved = torch.sign(gradient, out=spare)
-            return self._issue(torch.addcmul(z, moved, step, out=moved).clamp_(*self.bounds))
-        direction = gradient if self.radius.ndim == 0 else self.radius * gradient
+            return self._issue(along(z, moved, step, out=moved).clamp_(*self.bounds))
+        direction = self.radius * gradient if isinstance(self.radius, Tensor) else gradient
         moved = torch.addcmul(z, direction, step / per_sample_norm(direction))
         return self._issue(self._shortened(moved.sub_(self.x)))
 
@@ -184,7 +198,7 @@ class Ball:
         """One step of steepest ascent from ``x`` of the length of the budget; ``spare`` as in `ascend`."""
         if self.norm == "linf" and (inside := self._range_around_x):
             moved = torch.sign(gradient, out=spare)
-            return self._issue(torch.addcmul(self.x, moved, self.reach, out=moved).clamp_(*inside))
+            return self._issue(along(self.x, moved, self.reach, out=moved).clamp_(*inside))
         return self.ascend(self.x, gradient, self.radius, spare=spare)
 
 
@@ -194,12 +208,25 @@ def _direction(x: Tensor, generator: Generator) -> Tensor:
     return noise / per_sample_norm(noise)
 
 
-def _rows_of(value: Tensor, rows: Tensor, x: Tensor) -> Tensor:
-    """The rows of a tensor that has one for each sample of ``x``; others are shared by all samples."""
-    return value[rows] if value.ndim == x.ndim and len(value) == len(x) else value
+def along(z: Tensor, direction: Tensor, step: float | Tensor, *, out: Tensor | None = None) -> Tensor:
+    """``z + step * direction``."""
+    if isinstance(step, Tensor):
+        return torch.addcmul(z, direction, step, out=out)
+    return torch.add(z, direction, alpha=step, out=out)
 
 
-def _radius(eps: Any, leaf: Leaf, x: Tensor) -> Tensor:
+def _filled(value: float | Tensor, x: Tensor) -> Tensor:
+    """The value for each element of ``x``."""
+    return value.expand_as(x) if isinstance(value, Tensor) else torch.full_like(x, value)
+
+
+def _rows_of(value: Any, rows: Tensor, x: Tensor) -> Any:
+    """The rows of a tensor that has one for each sample of ``x``; others, and numbers, are shared by all samples."""
+    own = isinstance(value, Tensor) and value.ndim == x.ndim and len(value) == len(x)
+    return value[rows] if own else value
+
+
+def _radius(eps: Any, leaf: Leaf, x: Tensor) -> float | Tensor:
     if isinstance(eps, Tensor):
         return leaf.budget(eps, x)
     if isinstance(eps, Sequence):
@@ -229,7 +256,7 @@ def per_sample_length(x: Tensor, norm: Norm) -> Tensor:
     return flat.abs().amax(1) if norm == "linf" else torch.linalg.vector_norm(flat, dim=1)
 
 
-def uniform(shape: Sequence[int], generator: Generator, *, like: Tensor) -> Tensor:
-    """Draws from [0, 1) made on the generator's device, with dtype and device of ``like``."""
-    draws = torch.rand(tuple(shape), generator=generator, device=generator.device)
+def uniform(shape: Sequence[int], generator: Generator, *, like: Tensor, low: float = 0.0) -> Tensor:
+    """Draws from [low, 1) made on the generator's device, with dtype and device of ``like``."""
+    draws = torch.empty(tuple(shape), device=generator.device).uniform_(low, 1.0, generator=generator)
     return draws.to(like)

@@ -89,9 +89,9 @@ def cut(tensor: Tensor, window: Window) -> Tensor:
 def set_corner(ball: Ball, z: Tensor, draws: Draws, query: int, side: int) -> tuple[Window, Tensor, Tensor]:
     """``z`` with a window at a corner of the L-infinity ball, in place; the window, and its old and new values."""
     window = draws.window(query, side)
-    place, (low, high) = cut(z, window), ball.bounds
+    place, (low, high), radius = cut(z, window), ball.bounds, ball.radius
     old = place.clone()
-    moved = torch.addcmul(place, draws.signs(query), 2.0 * cut(ball.radius, window))
+    moved = place + 2.0 * draws.signs(query) * (cut(radius, window) if isinstance(radius, Tensor) else radius)
     new = moved.clamp_(cut(low, window), cut(high, window))
     place.copy_(new)
     return window, old, new

@@ -111,10 +111,10 @@ def _watch(loss: Callable[[Tensor], Tensor], report: dict[str, Tensor]) -> Calla
     def record(gradient: Tensor) -> None:
         if "zero_gradient" not in report:
             size = gradient.detach().abs().flatten(1).amax(dim=1)
-            report["zero_gradient"] = (~((size > 0) & size.isfinite())).sum()
+            report["zero_gradient"] = (~((size > 0) & (size < torch.inf))).sum()
 
     def watched(z: Tensor) -> Tensor:
-        if z.requires_grad:
+        if z.requires_grad and "zero_gradient" not in report:
             z.register_hook(record)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return z
 
@@ -143,7 +143,8 @@ def gradient_of(value: Tensor, x: Tensor) -> Tensor:
     Raises:
         NoEffectError: it does not depend on ``x``.
     """
-    gradient = torch.autograd.grad(value.sum(), x, allow_unused=True)[0] if value.requires_grad else None
+    ones = torch.ones_like(value)
+    gradient = torch.autograd.grad(value, x, ones, allow_unused=True)[0] if value.requires_grad else None
     if gradient is None:
         raise NoEffectError("the loss does not depend on the attacked tensor", where="attack",
                             fix="attack a leaf that the model reads, and do not detach it on the way")  # fmt: skip

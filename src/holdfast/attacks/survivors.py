@@ -50,7 +50,7 @@ class Survivors:
         self._looks, self._broken = 0, torch.zeros_like(self.rows, dtype=torch.bool)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self.rows.shape[0]
 
     @property
     def found(self) -> Tensor:
@@ -73,8 +73,7 @@ class Survivors:
         outputs = self.aim.outputs(z)
         value = self.aim.value(outputs)
         gradient = gradient_of(value, z)
-        with torch.no_grad():
-            return value.detach(), gradient, self.aim.broken(outputs)
+        return value.detach(), gradient, self.aim.broken(outputs)
 
     @torch.no_grad()
     def look(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -95,14 +94,15 @@ class Survivors:
             broken[rows] = part.failed(part.outputs(z[rows]), part.batch) if part.failed else False
         return self.aim.value(outputs), broken
 
-    @torch.no_grad()
     def leave(self, z: Tensor, broken: Tensor | None, state: State) -> State:
         """Let the samples go that ``z`` breaks; returns the state of those that stay.
 
         Where a count waits for the device, broken samples are only marked and go together after some looks.
         """
-        if broken is None:
-            return state
+        return state if broken is None else self._marked(z, broken, state)
+
+    @torch.no_grad()
+    def _marked(self, z: Tensor, broken: Tensor, state: State) -> State:
         self._looks += 1
         if self._wait == 1:
             if not bool(broken.any()):

@@ -12,7 +12,7 @@ from holdfast.core.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["InputSpace", "Leaf", "get_leaf", "with_leaf"]
+__all__ = ["InputSpace", "Leaf", "first_tensor", "get_leaf", "with_leaf"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,26 +38,23 @@ class Leaf:
     std: float | tuple[float, ...] = 1.0
     channel_dim: int = 1
 
-    def stored(self, physical: float, x: Tensor) -> Tensor:
-        """Stored value of a physical one, broadcastable against ``x``."""
-        if not isinstance(self.mean, tuple) and not isinstance(self.std, tuple):
-            return x.new_full((), (physical - self.mean) / self.std)
+    def stored(self, physical: float, x: Tensor) -> float | Tensor:
+        """Stored value of a physical one: a number, or one per channel, broadcastable against ``x``."""
         return (physical - self.along_channels(self.mean, x)) / self.along_channels(self.std, x)
 
-    def budget(self, eps: float | Tensor, x: Tensor) -> Tensor:
-        """Size of ``eps`` units in stored values, broadcastable against ``x``.
+    def budget(self, eps: float | Tensor, x: Tensor) -> float | Tensor:
+        """Size of ``eps`` units in stored values: a number, or a tensor that is broadcastable against ``x``.
 
         A tensor ``eps`` of shape ``(B,)`` gives each sample its own budget.
         """
-        if hasattr(eps, "view"):
+        if not isinstance(eps, int | float):
             eps = eps.view(-1, *([1] * (x.ndim - 1))).to(x)
-        elif not isinstance(self.std, tuple):
-            return x.new_full((), eps * self.unit / self.std)
         return eps * self.unit / self.along_channels(self.std, x)
 
     def clip(self, x: Tensor) -> Tensor:
         """``x`` limited to the valid range, as a new tensor."""
-        return x.maximum(self.stored(self.low, x)).minimum(self.stored(self.high, x))
+        ends: Any = self.stored(self.low, x), self.stored(self.high, x)
+        return x.clamp(*ends)
 
     def check(self, x: Tensor, *, where: str) -> None:
         """Refuse a tensor that is not finite or leaves the declared range by more than rounding.
@@ -73,7 +70,7 @@ class Leaf:
         if not all(math.isfinite(end) for end in found):
             raise InputError("holds NaN or infinite values", where=where, fix="clean the data first")
         slack = 1e-3 * (self.high - self.low)
-        low, high = self.stored(self.low - slack, x), self.stored(self.high + slack, x)
+        low, high = (x.new_zeros(()) + self.stored(end, x) for end in (self.low - slack, self.high + slack))
         inside = found[0] >= float(low.max()) and found[1] <= float(high.min())
         if not inside and (bool((x < low).any()) or bool((x > high).any())):
             raise InputError(
@@ -83,10 +80,10 @@ class Leaf:
                 fix="declare mean/std if the input is normalised, or low/high if its range differs",
             )
 
-    def along_channels(self, value: float | tuple[float, ...], x: Tensor) -> Tensor:
-        """A number, or one per channel, as a tensor broadcastable against ``x``; no device is waited for."""
+    def along_channels(self, value: float | tuple[float, ...], x: Tensor) -> float | Tensor:
+        """A number as it is, one per channel as a tensor broadcastable against ``x``; no device is waited for."""
         if not isinstance(value, tuple):
-            return x.new_full((), value)
+            return value
         filled = x.new_empty(len(value))
         for i, number in enumerate(value):
             filled[i].fill_(number)
@@ -154,6 +151,28 @@ def with_leaf(batch: Any, path: str, value: Any) -> Any:
     if hasattr(batch, "_fields"):  # a named tuple takes its fields one by one
         return type(batch)(*items)
     return type(batch)(items)
+
+
+def first_tensor(batch: Any) -> Tensor:
+    """The first tensor of a nest of dicts, tuples and lists: it has the batch's size and device.
+
+    Raises:
+        InputError: there is none.
+    """
+    for node in _nodes(batch):
+        if hasattr(node, "requires_grad"):
+            found: Tensor = node
+            return found
+    raise InputError(f"no tensor in a batch with {_describe(batch)}", where="input space", fix="collate it to tensors")
+
+
+def _nodes(batch: Any) -> Iterator[Any]:
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else None
+    if parts is None:
+        yield batch
+    else:
+        for part in parts:
+            yield from _nodes(part)
 
 
 def _describe(batch: Any) -> str:

@@ -21,6 +21,9 @@ from holdfast.surgery.taps import Taps
 
 __all__ = ["Adversarial"]
 
+COUNT_EVERY = 64
+"""Steps between two counts of the samples without a gradient, in ``state["zero_gradient"]``."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Adversarial:
@@ -73,20 +76,21 @@ class Adversarial:
 
     def rewrite(self, terms: list[Term], step: Step) -> list[Term]:
         """Every named term split into its clean and its attacked share."""
-        step.state.pop("zero_gradient", None)
+        if step.index % COUNT_EVERY == 0:
+            step.state.pop("zero_gradient", None)
         return rewritten(terms, self.on, lambda term: self._attacked(term, step), who="Adversarial")
 
     def _attacked(self, term: Term, step: Step) -> list[Term]:
         if self.clean_weight == 1:
             return [term]
-        seen: dict[str, Any] = {}
+        seen: dict[str, Any] | None = {} if step.index % COUNT_EVERY == 0 else None
         new = self._inner(term, step, seen) if self.tap else self._outer(term, step, seen)
-        _count(step.state, seen)
+        _count(step.state, seen or {})
         if self.share_of == "samples":
             return [replace(term, crafted=True, **new)]
         return split(term, suffix="adversarial", clean_weight=self.clean_weight, crafted=True, **new)
 
-    def _outer(self, term: Term, step: Step, seen: dict[str, Any]) -> dict[str, Any]:
+    def _outer(self, term: Term, step: Step, seen: dict[str, Any] | None) -> dict[str, Any]:
         """Attacked views."""
         views = attacked(
             self.attack, term.loss, term.views, step, leaf=self.leaf, bn_during_attack=self.bn_during_attack,
@@ -102,7 +106,7 @@ class Adversarial:
         )
         return {"views": tuple(step.task.space.replace(*pair) for pair in zip(views, mixed, strict=True))}
 
-    def _inner(self, term: Term, step: Step, seen: dict[str, Any]) -> dict[str, Any]:
+    def _inner(self, term: Term, step: Step, seen: dict[str, Any] | None) -> dict[str, Any]:
         """An attacked tap."""
         delta = tap_delta(self.attack, term, step, tap=self.tap, bn_during_attack=self.bn_during_attack,
                           generator=step.draw(f"adversarial.{term.name}"), report=seen)  # fmt: skip

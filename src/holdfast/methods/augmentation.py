@@ -39,7 +39,7 @@ def augmented(view: Batch, step: Step, leaf: str | None, change: Callable[[Tenso
     return with_leaf(view, path, declared.clip(changed * width + low))
 
 
-def _range(leaf: Leaf, image: Tensor) -> tuple[Tensor, Tensor]:
+def _range(leaf: Leaf, image: Tensor) -> tuple[float | Tensor, float | Tensor]:
     low = leaf.stored(leaf.low, image)
     return low, leaf.stored(leaf.high, image) - low
 

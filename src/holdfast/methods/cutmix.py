@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -52,8 +52,6 @@ class CutMix:
         if step.task.geometric:
             raise ClashError("the targets are places in the image, a pasted box would falsify them", where="CutMix",
                              fix="use regmixup, or preprocess_jitter")  # fmt: skip
-        task = replace(step.task, target_mix=None)  # targets mixed by lam would not fit the box
-        step = replace(step, task=task)
         return rewritten(terms, (self.on,), lambda term: [self._cut(term, step)], who="CutMix")
 
     def _cut(self, term: Term, step: Step) -> Term:
@@ -67,7 +65,7 @@ class CutMix:
         pasted = box(height, width, beta(self.alpha, draw), draw)
         order, lam = partners(len(images[0]), draw), 1.0 - pasted.mean()
         mixed = mix_leaves(step, view, order, lambda x, partner: torch.lerp(x, partner, pasted.to(x)))
-        return mixed_term(term, mixed, step, order, lam)
+        return mixed_term(term, mixed, step, order, lam, by_task=False)  # targets mixed by lam would not fit the box
 
     def passes(self) -> tuple[float, float]:
         """None."""
@@ -76,10 +74,9 @@ class CutMix:
 
 def box(height: int, width: int, lam: Tensor, draw: Generator) -> Tensor:
     """1.0 inside a box of share ``1 - lam`` about a uniform centre and 0.0 outside, float (height, width)."""
-    side = (1.0 - lam).sqrt()
-    centre = torch.rand(2, generator=draw, device=draw.device)
-    rows, columns = (
-        (torch.arange(n, device=lam.device) + 0.5 - c * n).abs() <= side * n / 2
-        for n, c in zip((height, width), centre.to(lam.device), strict=True)
-    )
-    return torch.outer(rows.float(), columns.float())
+    reach = (1.0 - lam).sqrt() / 2
+    centre = torch.rand(2, generator=draw, device=draw.device).to(lam.device)
+    # Pixels beyond the centre by more than the reach are outside, counted in sizes of the image.
+    places = (torch.arange(0.5, n, device=lam.device).div_(n) for n in (height, width))
+    rows, columns = ((place.sub_(c).abs_() <= reach).float() for place, c in zip(places, centre, strict=True))
+    return torch.outer(rows, columns)

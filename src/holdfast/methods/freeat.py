@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from holdfast.attacks.geometry import uniform
+from holdfast.attacks.geometry import along, uniform
 from holdfast.core.contracts import Step, Term
 from holdfast.core.errors import ClashError, InputError, NoEffectError
 from holdfast.core.space import get_leaf, with_leaf
@@ -89,18 +89,18 @@ class FreeAT:
         state.update(index=step.index, weights=(id(step.model), version))
         return True
 
-    def _delta(self, path: str, x: Tensor, radius: Tensor, step: Step, advance: bool) -> Tensor:
+    def _delta(self, path: str, x: Tensor, radius: Any, step: Step, advance: bool) -> Tensor:
         """The carried perturbation, fitted to the batch, after this step's move."""
         state, n = step.state, len(x)
         carried: Tensor | None = state.get(f"delta.{path}")
         gradient: Tensor | None = state.pop(f"gradient.{path}", None) if advance else None
         if carried is not None and gradient is not None:
-            moved = torch.addcmul(carried[: len(gradient)], gradient, radius).clamp_(-radius, radius)
+            moved = along(carried[: len(gradient)], gradient, radius).clamp_(-radius, radius)
             # A short last batch moved only the first samples' perturbations.
             rest = carried[len(gradient) :]
             carried = torch.cat([moved, rest]) if len(rest) else moved
         if carried is None or carried.shape[1:] != x.shape[1:] or len(carried) < n:
-            carried = radius * (2.0 * uniform(x.shape, step.draw("freeat"), like=x) - 1.0)
+            carried = radius * uniform(x.shape, step.draw("freeat"), like=x, low=-1.0)
         state[f"delta.{path}"] = carried
         return carried[:n].detach()  # the same memory, which nothing writes to
 

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.attacks.geometry import per_sample_norm, uniform
-from holdfast.core.contracts import Step, Surgery, Term
+from holdfast.attacks.geometry import by_sample, per_sample_norm, uniform
+from holdfast.core.contracts import Batch, Step, Surgery, Term
 from holdfast.core.errors import InputError, NoEffectError
 from holdfast.core.space import get_leaf
 from holdfast.methods.handover import EVALUATED_TWICE, Accumulated, shared_masks
@@ -79,8 +79,9 @@ class FreeLB:
 
     def _trained(self, term: Term, step: Step) -> Term:
         view = single_view(term, who="FreeLB")
-        counts = self._counts(term, step)
-        delta = self._first(counts, step)
+        like = tap_like(term, step, tap=self.tap)
+        mask = self._mask(view, like) if self.mask else None
+        delta = self._first(like, mask, step)
         total = Accumulated(list(step.model.parameters()))
         rewind = shared_masks(delta.device)
         for t in range(self.steps):
@@ -92,32 +93,31 @@ class FreeLB:
             loss = term.loss((outputs,)).mean() / self.steps
             gradients = total.add(loss, *([] if last else [delta]))
             if not last:
-                delta = self._moved(delta.detach(), gradients[0], counts)
+                delta = self._moved(delta.detach(), gradients[0], mask)
         handed = total.loss()
         return Term(name=term.name, views=(), loss=lambda _: handed, weight=term.weight, crafted=True)
 
-    def _counts(self, term: Term, step: Step) -> Tensor:
-        """1.0 where the tap may be perturbed, shaped like it."""
-        like = tap_like(term, step, tap=self.tap)
-        if not self.mask:
-            return torch.ones_like(like)
-        mask: Tensor = get_leaf(term.views[0], self.mask)
+    def _mask(self, view: Batch, like: Tensor) -> Tensor:
+        """1.0 where the tap may be perturbed and 0.0 elsewhere, broadcastable against it."""
+        mask: Tensor = get_leaf(view, self.mask)
         if mask.shape != like.shape[:2]:
             raise InputError(f"mask {tuple(mask.shape)} does not fit a tap of {tuple(like.shape)}", where="FreeLB",
                              fix="give a mask (B, L) for a tap (B, L, D)")  # fmt: skip
-        return like + mask.view(*mask.shape, *([1] * (like.ndim - 2))).to(like)
+        return mask.view(*mask.shape, *([1] * (like.ndim - 2))).to(like)
 
-    def _first(self, counts: Tensor, step: Step) -> Tensor:
-        noise = 2.0 * uniform(counts.shape, step.draw("freelb"), like=counts) - 1.0
-        n = counts.flatten(1).sum(1).clamp(min=1.0).view(-1, *([1] * (counts.ndim - 1)))
-        return counts * noise * self.start / n.sqrt()
+    def _first(self, like: Tensor, mask: Tensor | None, step: Step) -> Tensor:
+        noise, n = uniform(like.shape, step.draw("freelb"), like=like, low=-1.0), like[0].numel()
+        if mask is None:
+            return noise.mul_(self.start / max(n, 1) ** 0.5)
+        counted = mask.flatten(1).sum(1) * (n / max(mask[0].numel(), 1))
+        return noise.mul_(mask * (self.start / by_sample(counted.clamp(min=1.0).sqrt(), like)))
 
-    def _moved(self, delta: Tensor, gradient: Tensor | None, counts: Tensor) -> Tensor:
+    def _moved(self, delta: Tensor, gradient: Tensor | None, mask: Tensor | None) -> Tensor:
         """One normalised ascent step of each sample."""
         if gradient is None:
             raise NoEffectError("the loss does not depend on the tap", where="FreeLB", fix="tap a layer that is used")
-        gradient = gradient.to(delta) * counts
-        delta = delta + self.step * gradient / per_sample_norm(gradient)
+        gradient = gradient.to(delta) if mask is None else gradient.to(delta) * mask
+        delta = torch.addcmul(delta, gradient, self.step / per_sample_norm(gradient))
         if self.max_norm > 0:
             delta = delta * (self.max_norm / per_sample_norm(delta)).clamp(max=1.0)
         return delta

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -76,9 +76,9 @@ class InputNoise:
 
 def noisy(x: Tensor, leaf: Leaf, draw: Generator, *, size: float, distribution: str, varied: bool) -> Tensor:
     """``x``, float (B, ...) in stored values, with noise of ``size`` units, clipped; see `InputNoise`."""
-    sizes = size * leaf.budget(1.0, x)
+    sizes: Any = size * leaf.budget(1.0, x)
     if varied:
         sizes = sizes * uniform((len(x), *([1] * (x.ndim - 1))), draw, like=x)
     if distribution == "uniform":
-        return leaf.clip(x + sizes * (2.0 * uniform(x.shape, draw, like=x) - 1.0))
+        return leaf.clip(x + sizes * uniform(x.shape, draw, like=x, low=-1.0))
     return leaf.clip(x + sizes * torch.randn(x.shape, generator=draw, device=draw.device).to(x))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -39,28 +39,27 @@ def blend(lam: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 def mix_leaves(step: Step, view: Batch, order: Tensor, mix: Callable[[Tensor, Tensor], Tensor]) -> Batch:
     """The view with each perturbable leaf ``x`` replaced by ``mix(x, x[order])``."""
     values = step.task.space.values(view)
-    return step.task.space.replace(view, {path: mix(x, x[order.to(x.device)]) for path, x in values.items()})
+    return step.task.space.replace(view, {path: mix(x, _taken(x, order)) for path, x in values.items()})
 
 
-def mixed_term(term: Term, view: Batch, step: Step, order: Tensor, lam: Tensor, **changes: Any) -> Term:
+def mixed_term(term: Term, view: Batch, step: Step, order: Tensor, lam: Tensor, *, by_task: bool = True,
+               **changes: Any) -> Term:  # fmt: skip
     r"""The term on a mixed view.
 
     Its loss is ``lam l(f(x_mix), y) + (1 - lam) l(f(x_mix), y[order])``, which needs no knowledge of targets; a task
-    with ``target_mix`` mixes the targets of its own clean term instead.
+    with ``target_mix`` mixes the targets of its own clean term instead, unless ``by_task`` is false.
     """
-    target_mix, original = step.task.target_mix, term.views[0]
+    target_mix, original = step.task.target_mix if by_task else None, term.views[0]
     if target_mix is not None and term.name == "clean":
-        other = tree_map(lambda t: t[order.to(t.device)] if isinstance(t, Tensor) else t, original)
+        other = _samples(original, order)
         target = target_mix(original, other, lam)  # type: ignore[arg-type]  # a tensor spares waiting for the device
         return replace(term, views=(view,), loss=lambda outputs: step.task.loss(outputs[0], target), **changes)
 
     def loss(outputs: tuple[Outputs, ...]) -> Tensor:
         # Outputs go to where their partner's target stands, and the losses come back.
-        own, swapped = term.loss(outputs), term.loss(_indexed(outputs, order.argsort()))
-        if swapped.ndim:
-            swapped = swapped[order.to(swapped.device)]
-        share = lam.to(own)
-        return share * own + (1.0 - share) * swapped
+        back = order.argsort()
+        own, swapped = term.loss(outputs), term.loss(tuple(_samples(out, back) for out in outputs))
+        return torch.lerp(_taken(swapped, order) if swapped.ndim else swapped, own, lam.to(own))
 
     return replace(term, views=(view,), loss=loss, **changes)
 
@@ -86,5 +85,12 @@ def single_view(term: Term, *, who: str) -> Batch:
     return term.views[0]
 
 
-def _indexed(outputs: Sequence[Outputs], order: Tensor) -> tuple[Outputs, ...]:
-    return tuple(tree_map(lambda out: out[order.to(out.device)], tuple(outputs)))
+def _samples(nest: Any, order: Tensor) -> Any:
+    """The samples of a nest of tensors in another order."""
+    if isinstance(nest, Tensor):
+        return _taken(nest, order)
+    return tree_map(lambda t: _taken(t, order) if isinstance(t, Tensor) else t, nest)
+
+
+def _taken(x: Tensor, order: Tensor) -> Tensor:
+    return x.index_select(0, order.to(x.device))  # less than half as long as x[order] on a CPU

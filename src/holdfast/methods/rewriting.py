@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from holdfast.attacks.seal import BNDuringAttack, perturb
 from holdfast.core.contracts import Attack, Batch, Outputs, Step, Term
 from holdfast.core.errors import ClashError, InputError, NoEffectError
-from holdfast.core.space import InputSpace, Leaf, get_leaf
+from holdfast.core.space import InputSpace, Leaf
 
 __all__ = ["Leaves", "attacked", "chosen_leaves", "only_leaf", "rewritten", "split"]
 
@@ -88,17 +88,16 @@ def attacked(
     ``call`` are keywords of the model's call, as in `Term.call`.
     """
     leaves = chosen_leaves(step.task.space, leaf, who=who)
-    clean = {f"{i}.{path}": get_leaf(view, path) for i, view in enumerate(views) for path in leaves}
-    declared = {key: leaves[_path(key)] for key in clean}
-
-    def filled(values: Mapping[str, Tensor]) -> tuple[Batch, ...]:
-        return tuple(InputSpace(declared).replace(views, values))
+    space = InputSpace({f"{i}.{path}": leaf for i in range(len(views)) for path, leaf in leaves.items()})
+    model, call = step.model, call or {}
 
     def loss_at(values: Mapping[str, Tensor]) -> Tensor:
-        return loss(tuple(step.task.forward(step.model, view, **(call or {})) for view in filled(values)))
+        return loss(tuple(step.task.forward(model, view, **call) for view in space.replace(views, values)))
 
-    attack = _budgets_by_view(attack, clean)
-    return filled(perturb(attack, loss_at, clean, declared, generator, step.model, bn_during_attack, report))
+    attack, clean = _budgets_by_view(attack, space.leaves), space.values(views)
+    moved = perturb(attack, loss_at, clean, space.leaves, generator, model, bn_during_attack, report)
+    found: tuple[Batch, ...] = space.replace(views, moved)
+    return found
 
 
 def _budgets_by_view(attack: Any, keys: Iterable[str]) -> Any:

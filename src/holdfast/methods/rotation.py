@@ -85,8 +85,9 @@ class Rotation:
         _check(image, self.pretext)
         every = PRETEXTS[self.pretext](image)
         if self.copies == "all":
-            repeated = tree_map(lambda t: torch.cat([t] * KINDS) if isinstance(t, Tensor) else t, step.batch)
             kinds = torch.arange(KINDS, device=image.device).repeat_interleave(len(image))
+            rest = with_leaf(step.batch, path, None)  # the images are large and needed once
+            repeated = tree_map(lambda t: torch.cat([t] * KINDS) if isinstance(t, Tensor) else t, rest)
             return with_leaf(repeated, path, torch.cat(every)), kinds
         draw = step.draw("rotation")
         kinds = torch.randint(KINDS, (len(image),), generator=draw, device=draw.device).to(image.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from holdfast.core.contracts import Step
@@ -53,7 +54,7 @@ class SAM:
         gradients = ascent_gradient(parameters, loss, who="SAM")
         if not self.adaptive:
             scale = self.rho / joint_norm(gradients)
-            return {name: gradient * scale.to(gradient) for name, gradient in gradients.items()}
+            return dict(zip(gradients, torch._foreach_mul(list(gradients.values()), scale), strict=True))
         sizes = {name: parameters[name].detach().abs() + self.eta for name in gradients}
         weighed = {name: sizes[name] * gradient for name, gradient in gradients.items()}
         scale = self.rho / joint_norm(weighed)

@@ -8,12 +8,12 @@ from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from holdfast.attacks.pgd import PGD
 from holdfast.attacks.seal import BNDuringAttack, crafting
 from holdfast.core.contracts import Attack, Batch, Outputs, Step, Term
 from holdfast.core.errors import InputError
+from holdfast.core.space import first_tensor
 from holdfast.methods.consistency import divergence_of, divergence_term, diverging_view, unlabelled_of
 from holdfast.methods.rewriting import Leaves, attacked
 from holdfast.methods.teachers import pseudo_labelled
@@ -138,4 +138,4 @@ def _supervised(labelled: Batch, step: Step) -> _Loss:
 
 
 def _size(batch: Batch) -> int:
-    return len(next(leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)))
+    return len(first_tensor(batch))

@@ -37,5 +37,7 @@ def ascent_gradient(
 
 def joint_norm(tensors: Mapping[str, Tensor]) -> Tensor:
     """L2 norm over all elements of all tensors, never zero so that it may be divided by."""
-    squares = torch.stack([t.float().square().sum() for t in tensors.values()])
-    return squares.sum().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+    wide = (torch.promote_types(t.dtype, torch.float32) for t in tensors.values())
+    norms = [torch.linalg.vector_norm(t, dtype=dtype) for t, dtype in zip(tensors.values(), wide, strict=True)]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm.clamp(min=torch.finfo(torch.float32).tiny)

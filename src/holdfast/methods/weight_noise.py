@@ -44,7 +44,7 @@ class WeightNoise:
 
     def _noise(self, weight: Tensor, draw: Generator) -> Tensor:
         noise = torch.randn(weight.shape, generator=draw, device=draw.device).to(weight)
-        return noise * (self.size * weight.square().mean().sqrt())
+        return noise.mul_(torch.linalg.vector_norm(weight) * (self.size / max(weight.numel(), 1) ** 0.5))
 
     def passes(self) -> tuple[float, float]:
         """None."""

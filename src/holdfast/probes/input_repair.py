@@ -159,7 +159,7 @@ def _kept(leaf: Leaf, levels: Tensor) -> Tensor:
     return leaf.stored(leaf.low, levels) + _width(leaf, levels) * levels / 255
 
 
-def _width(leaf: Leaf, x: Tensor) -> Tensor:
+def _width(leaf: Leaf, x: Tensor) -> float | Tensor:
     """From the darkest to the brightest stored value."""
     return leaf.stored(leaf.high, x) - leaf.stored(leaf.low, x)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from holdfast.core.contracts import Batch
+from holdfast.core.space import first_tensor
 from holdfast.probes.memory import out_of_memory
 
 __all__ = ["batch_size", "by_pieces"]
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 def batch_size(batch: Batch) -> int:
     """Number of samples of a batch."""
-    return len(next(leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)))
+    return len(first_tensor(batch))
 
 
 def by_pieces(

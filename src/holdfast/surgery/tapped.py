@@ -110,10 +110,13 @@ def submodule(model: nn.Module, name: str) -> nn.Module:
     Raises:
         InputError: there is none, naming the nearest.
     """
-    modules: dict[str, nn.Module] = dict(model.named_modules())
-    if name not in modules or not name:
-        raise InputError(f"the model has no module {name!r}", where="tap", fix=nearest(name, [n for n in modules if n]))
-    return modules[name]
+    try:
+        if name:
+            return model.get_submodule(name)
+    except AttributeError:
+        pass
+    known = [known for known, _ in model.named_modules() if known]
+    raise InputError(f"the model has no module {name!r}", where="tap", fix=nearest(name, known))
 
 
 class _ReachedError(Exception):

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from holdfast.core.contracts import (
     Batch,
@@ -29,6 +28,7 @@ from holdfast.core.contracts import (
     WeightPerturbation,
 )
 from holdfast.core.errors import ClashError, InputError
+from holdfast.core.space import first_tensor
 from holdfast.train.draws import generator
 from holdfast.train.perturbed import Strategy, choose_strategy, functional, in_place
 from holdfast.train.terms import evaluate
@@ -118,7 +118,6 @@ class Objective:
         return terms
 
     def _step(self, model: nn.Module, batch: Batch, unlabelled: Batch | None, state: dict[str, Any]) -> Step:
-        device = next(leaf.device for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))
         return Step(
             task=self.task,
             model=unwrap(model),
@@ -127,7 +126,7 @@ class Objective:
             unlabelled=unlabelled,
             index=self.index,
             state=state,
-            draw=lambda name: generator(self.seed, self.index, rank(), name, device=device),
+            draw=lambda name: generator(self.seed, self.index, rank(), name, device=first_tensor(batch).device),
         )
 
     def _loss(self, model: nn.Module, terms: list[Term], batch: Batch, *, own_backward: bool) -> Tensor:

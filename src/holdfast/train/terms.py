@@ -7,10 +7,11 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from holdfast.core.contracts import Batch, Outputs, Term
 from holdfast.core.errors import ClashError, InputError
+from holdfast.core.space import first_tensor
 
 __all__ = ["evaluate"]
 
@@ -30,7 +31,8 @@ def evaluate(terms: Sequence[Term], forward: Callable[..., Outputs]) -> Tensor:
     total: Tensor | None = None
     for term in terms:
         outputs = tuple(done[_key(term, view)] for view in term.views)
-        loss = term.weight * term.loss(outputs).mean()
+        loss = term.loss(outputs).mean()
+        loss = loss if term.weight == 1 else term.weight * loss
         total = loss if total is None else total + loss
     if total is None:
         raise InputError("no term is left", where="objective", fix="keep at least one term when rewriting")
@@ -79,4 +81,4 @@ def _joined(terms: Sequence[Term]) -> list[list[_Run]]:
 
 
 def _batch_size(view: Batch) -> int:
-    return len(next(leaf for leaf in tree_leaves(view) if isinstance(leaf, Tensor)))
+    return len(first_tensor(view))

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from holdfast.core.contracts import Batch, conventional_inputs
 from holdfast.core.errors import InputError
+from holdfast.core.space import first_tensor
 from holdfast.weights.tree import State, averaged, check_alike, combine, describe_state, entries, unwrap
 
 __all__ = ["diagonal_fisher", "merge_fisher", "sampled_label_loss"]
@@ -75,7 +76,7 @@ def diagonal_fisher(
 def _singles(batches: Iterable[Batch]) -> Iterator[Batch]:
     """The samples one by one, each as a batch of its own."""
     for batch in batches:
-        size = len(next(leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)))
+        size = len(first_tensor(batch))
         for index in range(size):
             yield tree_map(lambda leaf, at=index: leaf[at : at + 1] if isinstance(leaf, Tensor) else leaf, batch)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from toy_tasks import classification, images, model_of
 
+from holdfast.attacks.fgm import FGM
 from holdfast.attacks.fgsm import FGSM
 from holdfast.attacks.fgsm_rs import FGSMRS
 from holdfast.attacks.pgd import PGD
@@ -22,12 +23,13 @@ def task_of():
     return classification(failed=lambda outputs, batch: outputs.argmax(1) != batch["y"])
 
 
-def started(attack=None, foreign=False, **options):
+def started(attack=None, foreign=False, probe=None, **options):
     task = task_of()
     objective = Objective(task, [Adversarial(attack=attack or FGSMRS(eps=16), clean_weight=0)])
     model = model_of(task)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     average = EMA(decay=0.9).start(model)
+    options |= {"attack": probe} if probe else {}
     guard = Guard(**{"samples": 12, **options}).start(
         task, images(n=12, seed=99), objective, model, None if foreign else optimiser, () if foreign else (average,)
     )
@@ -45,6 +47,20 @@ def steps(objective, model, optimiser, average, n=2):
 def script(monkeypatch, scores):
     scores = iter(scores)
     monkeypatch.setattr(RunningGuard, "_measure", lambda self: next(scores))
+
+
+def test_the_probe_counts_its_budget_in_the_norm_of_the_training_attack(monkeypatch):
+    guard, *_ = started(attack=PGD(eps=128, norm="l2"))
+    seen = []
+    monkeypatch.setattr(RunningGuard, "_score", lambda self, attack: seen.append((attack.eps, attack.norm)) or 0.5)
+    guard.check()
+    assert seen == [(128, "l2"), (128, "l2")]
+
+
+def test_a_probe_of_another_norm_alone_is_refused():
+    guard, *_ = started(attack=PGD(eps=8), probe=FGM())
+    with pytest.raises(InputError, match="FGM has no norm 'linf'"):
+        guard.check()
 
 
 def test_the_score_is_the_share_that_an_attack_does_not_break():

@@ -46,7 +46,7 @@ class Guard:
     *Robust overfitting*: no new best score in ``patience`` checks. It is reported; the best weights are kept anyway.
 
     Args:
-        attack: of many steps; its ``eps`` is replaced by that of the training attack. Default ``PGD(steps=10)``.
+        attack: of many steps; its ``eps`` and ``norm`` become those of the training attack. Default ``PGD(steps=10)``.
         samples: of the held-out split. Default 256.
         collapse: default 0.5.
         patience: default 5.
@@ -125,9 +125,9 @@ class RunningGuard:
 
     def check(self) -> Verdict:
         """Measure, decide (on rank 0) and act."""
-        one, many = self._measure()
+        one, many = _shared(self._measure())
         self.scores.append((one, many))
-        verdict = _shared(self._verdict(one, many))
+        verdict = self._verdict(one, many)
         if verdict == "catastrophic":
             self._roll_back(one, many)
             return verdict
@@ -171,9 +171,8 @@ class RunningGuard:
         return f"training attack {attack} becomes {new}"
 
     def _measure(self) -> tuple[float, float]:
-        eps = watched_attack(self.objective).eps
-        scores = [self._score(attack) for attack in (FGSM(eps=eps), replace_eps(self.guard.attack, eps))]
-        return scores[0], scores[1]
+        attack = watched_attack(self.objective)
+        return self._score(FGSM(eps=attack.eps, norm=attack.norm)), self._score(in_ball_of(attack, self.guard.attack))
 
     def _score(self, attack: Attack) -> float:
         space, plain = self.task.space, unwrap(self.model)
@@ -225,10 +224,19 @@ def watched_attack(objective: Objective) -> Attack:
                         fix="use it with `adversarial`, without a tap")  # fmt: skip
 
 
-def replace_eps(attack: Any, eps: Any) -> Attack:
-    """The attack with another budget."""
-    changed: Attack = replace(attack, eps=eps)
-    return changed
+def in_ball_of(watched: Attack, attack: Any) -> Attack:
+    """The attack with the budget of the one that is watched, counted in the same norm.
+
+    Raises:
+        InputError: it works in another norm only.
+    """
+    budget = {"eps": watched.eps} | ({} if attack.norm == watched.norm else {"norm": watched.norm})
+    try:
+        changed: Attack = replace(attack, **budget)
+        return changed
+    except ValueError as error:
+        raise InputError(f"{type(attack).__name__} has no norm {watched.norm!r}", where="Guard",
+                         fix="give an attack that has, e.g. pgd") from error  # fmt: skip
 
 
 def gentler(attack: Any, remedy: Literal["halve", "two_steps"]) -> Attack:
@@ -247,11 +255,11 @@ def gentler(attack: Any, remedy: Literal["halve", "two_steps"]) -> Attack:
     )
 
 
-def _shared(verdict: Verdict) -> Verdict:
-    """Rank 0's verdict, on every process."""
+def _shared(scores: tuple[float, float]) -> tuple[float, float]:
+    """Rank 0's scores, on every process: all that is decided follows from them."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return verdict
-    box: list[Any] = [verdict]
+        return scores
+    box: list[Any] = [scores]
     torch.distributed.broadcast_object_list(box, src=0)
-    decided: Verdict = box[0]
-    return decided
+    one, many = box[0]
+    return one, many

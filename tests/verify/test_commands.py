@@ -47,7 +47,7 @@ def test_the_exported_file_computes_what_the_weights_do_and_says_what_it_is(expo
     assert told["graph"]["precision"] == "fp32"
     assert told["graph"]["folded"] == ["norm"]
     assert told["inputs"] == {"image": ["batch", 1, 8, 16]}
-    assert (told["task"], told["preprocessing"]) == ("tiny", "train")
+    assert (told["task"], told["preprocessing"], told["preprocessing_inside"]) == ("tiny", "train", False)
     assert told["weights"]["about"]["kind"] == "last"
     assert sorted(path.name for path in exported.parent.iterdir()) == ["model.json", "model.onnx"]
 
@@ -67,8 +67,12 @@ def test_export_refuses_what_it_cannot_do_in_one_line(weights, task, tmp_path, c
     assert run("export", weights, "--task", task, "--precision", "fp8", "--out", tmp_path / "m.onnx") == 2
     assert run("export", weights, "--task", task, "--pipeline", "vehicel", "--out", tmp_path / "m.onnx") == 2
     assert run("export", tmp_path / "none.safetensors", "--task", task) == 2
+    assert run("export", weights, "--task", task, "--inside", "--out", tmp_path / "m.onnx") == 2
+    assert run("export", weights, "--task", task, "--inside", "--precision", "int8", "--out", tmp_path / "m.onnx") == 2
     said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 3
+    assert len(said) == 5
+    assert "no chain of steps" in said[3]
+    assert "leave it outside" in said[4]
     assert "one of fp32, fp16, int8" in said[0]
     assert "did you mean 'vehicle'" in said[1]
     assert list(tmp_path.iterdir()) == []

@@ -27,12 +27,14 @@ def export(
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets; default: $HOLDFAST_DATA.")] = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16 (typed graph) or int8 (quantised graph).")] = "fp32",
     plan: Annotated[Path | None, typer.Option(help="PrecisionPlan as JSON; takes the place of --precision.")] = None,
-    pipeline: Annotated[str, typer.Option(help="Preprocessing that will have been done; for the manifest.")] = "train",
+    pipeline: Annotated[str, typer.Option(help="Preprocessing that will have been done.")] = "train",
+    inside: Annotated[bool, typer.Option("--inside", help="Put that preprocessing into the graph, fp32 only.")] = False,
 ) -> None:
     """Export to ONNX: batch normalisation folded, batch size dynamic, outputs compared with the model's.
 
     Beside ``model.onnx`` stands ``model.json``: weights, input range, versions, hazards found in the graph. Raw weights
-    that lie beside an average of the same model are exported with a warning.
+    that lie beside an average of the same model are exported with a warning. With ``--inside`` the graph takes frames
+    as the sensor gives them, so that no vehicle can preprocess them otherwise.
     """
     from holdfast.core.contracts import PrecisionPlan
     from holdfast.core.store import atomic_path
@@ -48,23 +50,29 @@ def export(
     wanted = read_plan(plan) if plan else PrecisionPlan(default=precision)
     if wanted.default not in ("fp32", "fp16", "int8"):
         raise InputError(f"no precision {wanted.default!r}", where="export", fix="one of fp32, fp16, int8")
-    folded = _write(source, wanted, pipeline, out)
+    if inside and (wanted.default != "fp32" or wanted.nodes):
+        raise InputError(
+            "preprocessing inside the graph is fp32", where="--inside", fix="leave it outside, or give fp32"
+        )
+    folded = _write(source, wanted, pipeline, out, inside=inside)
     described = manifest(
         out, source.task, source.model, pipeline=pipeline, precision=wanted.default, about=source.about,
         folded=folded,
     )  # fmt: skip
     described["weights"]["averages_passed_over"] = passed_over
+    described["preprocessing_inside"] = inside
     with atomic_path(out.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(described, indent=1), encoding="utf-8")
     _tell(out, described, wanted.default)
 
 
-def _write(source: Source, plan: PrecisionPlan, pipeline: str, out: Path) -> tuple[str, ...]:
+def _write(source: Source, plan: PrecisionPlan, pipeline: str, out: Path, *, inside: bool) -> tuple[str, ...]:
     """Export in a folder of its own and keep the result alone; gives the normalisations that were folded."""
     from holdfast.core.progress import Progress
     from holdfast.core.store import atomic_path
     from holdfast.deploy.casts import write_typed
     from holdfast.deploy.export import export_onnx
+    from holdfast.deploy.preprocessed import Preprocessed
     from holdfast.deploy.quantise import Quantiser, quantise
     from holdfast.verify.cells import Cells
     from holdfast.verify.order import Order
@@ -74,7 +82,11 @@ def _write(source: Source, plan: PrecisionPlan, pipeline: str, out: Path) -> tup
         order = Order(source=source, out=work, subjects=(), preprocessing=(pipeline,), sequences="")
         order.check()
         with Cells(order, progress) as cells:
-            graph = export_onnx(source.model, cells.few(2), work)
+            if inside:
+                model = Preprocessed(source.model, source.task, pipeline).eval()
+                graph = export_onnx(model, (model.frames(cells.sensor(2)),), work)
+            else:
+                graph = export_onnx(source.model, cells.few(2), work)
             path = graph.path
             if plan.default == "fp16":
                 path = write_typed(path, plan, work)

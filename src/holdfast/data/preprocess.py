@@ -75,9 +75,10 @@ class Pipeline:
                 fix="collate the samples first",
             )
         parts = image.split(max(1, CHUNK_VALUES // max(1, image[:1].numel())))
-        return with_leaf(batch, self.leaf, torch.cat([self._apply(part) for part in parts]))
+        return with_leaf(batch, self.leaf, torch.cat([self.apply(part) for part in parts]))
 
-    def _apply(self, image: Tensor) -> Tensor:
+    def apply(self, image: Tensor) -> Tensor:
+        """An image preprocessed, all of the batch at once; a large batch goes through `__call__` in pieces."""
         image = image.float()
         for step in self.steps:
             image = step(image)

@@ -130,9 +130,12 @@ class Cells:
 
     def few(self, count: int) -> tuple[Tensor, ...]:
         """The first samples that come to hand, as a model is called with them; nothing is written."""
+        return self.task.inputs(self.task.pipelines[self.order.preprocessing[0]](self.sensor(count)))
+
+    def sensor(self, count: int) -> Batch:
+        """The same samples as the sensor gives them."""
         data = self._data(self.order.frames) or self.task.data("train")
-        pipeline = self.task.pipelines[self.order.preprocessing[0]]
-        return self.task.inputs(pipeline(sensor_batch(data, range(min(count, len(data))))))
+        return sensor_batch(data, range(min(count, len(data))))
 
     def calibration(self) -> list[tuple[Tensor, ...]]:
         """Batches for int8 ranges: the calibration split, else training data, spread over the whole."""

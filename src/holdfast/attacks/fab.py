@@ -93,8 +93,9 @@ class FAB:
         """To the boundary, with a pull towards the clean sample; everything is counted in budgets."""
         delta, slope = ball.scaled(z), ball.radius * gradient
         ahead = (slope * delta).flatten(1).sum(1)
-        near = nearest_on(slope, -value, *_room(ball, z), ball.norm)
-        far = nearest_on(slope, ahead - value, *_room(ball, ball.x), ball.norm)
+        down, up = (torch.cat(pair) for pair in zip(_room(ball, z), _room(ball, ball.x), strict=True))
+        gaps = torch.cat([-value, ahead - value])
+        near, far = nearest_on(torch.cat([slope, slope]), gaps, down, up, ball.norm).chunk(2)
         lengths = [per_sample_length(step, ball.norm).clamp(min=SMALLEST) for step in (near, far)]
         pull = by_sample((lengths[0] / (lengths[0] + lengths[1])).clamp(max=self.alpha_max), z)
         delta = (1 - pull) * (delta + self.eta * near) + pull * self.eta * far

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from torch import Tensor
 
 from holdfast.core.contracts import PrecisionPlan
 from holdfast.core.errors import BackendError, InputError
 from holdfast.deploy.export import LAYOUT, export_onnx
 from holdfast.deploy.fold import agreement_db
 from holdfast.deploy.ort import open_session, run_session
-from holdfast.deploy.quantise import Quantiser, quantise
+from holdfast.deploy.quantise import Quantisation, Quantiser, quantise
+from holdfast.deploy.search import find_repair
 
 
 @pytest.fixture
@@ -73,6 +76,31 @@ def test_percentiles_make_ranges_narrower(fp32, images, graphs) -> None:
     outlier = images.repeat(200, 1, 1, 1)  # of 200 000 values two lie outside of the percentiles
     outlier[0, 0, 0, 0] = 1000.0
     assert largest_step(Quantiser(method="percentile")) < 0.9 * largest_step(Quantiser())
+
+
+def test_a_plan_says_which_nodes_are_rounded_and_the_search_finds_which_must_not_be(fp32, images, graphs) -> None:
+    lowering = Quantisation(graph=fp32, calibration=[(images,)], folder=graphs)
+
+    def rounded(plan: PrecisionPlan) -> set[str]:
+        graph = lowering(plan).graph
+        whole = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+        return {node.name for node in graph.node if node.name in lowering.names and whole & set(node.input)}
+
+    assert rounded(PrecisionPlan()) == set()
+    everything = rounded(PrecisionPlan(default="int8"))
+    assert {"node_conv2d", "node_linear_1"} <= everything <= set(lowering.names)
+    assert rounded(PrecisionPlan(default="int8", nodes={"node_conv2d": "fp32"})) == everything - {"node_conv2d"}
+
+    def moved(exact: list[Tensor], lowered: list[Tensor]) -> float:
+        return float((exact[0] - lowered[0]).abs().mean())
+
+    search = partial(find_repair, onnx.load(fp32), [(images,)], moved, precision="int8", names=lowering.names,
+                     lower=lowering, ranking_samples=4)  # fmt: skip
+    damaged = search(limit=1.0).before
+    found = search(limit=damaged / 2)
+    assert 0 < len(found.nodes) < len(lowering.names)
+    assert found.after <= damaged / 2
+    assert found.plan == PrecisionPlan(default="int8", nodes=dict.fromkeys(sorted(found.nodes), "fp32"))
 
 
 def test_without_calibration_it_says_what_is_missing(fp32, graphs) -> None:

@@ -191,6 +191,22 @@ def test_repair_keeps_what_it_must_and_confirms_it_elsewhere(weights, task, tmp_
     assert f'"{record["search"]["nodes"][0]}":fp32' in (out / "trtexec.txt").read_text()
 
 
+def test_repair_writes_an_int8_graph_that_export_makes_again_from_the_plan(
+    weights, task, tmp_path, capsys, warm
+) -> None:
+    out = warm(tmp_path / "repaired")
+    assert run("repair", weights, "--task", task, "--margin", "moved=1e-5", "--precision", "int8", "--limit", 60,
+               "--out", out, "--quiet", "--json") == 0  # fmt: skip
+    record = json.loads(capsys.readouterr().out)
+    assert record["before"]["interval"]["estimate"] > record["after"]["interval"]["estimate"]
+    assert record["after"]["outcome"] == "PASS"
+    assert run("export", weights, "--task", task, "--plan", out / "plan.json", "--out", tmp_path / "again.onnx") == 0
+    image = torch.rand(4, 1, 8, 16)
+    ours, again = (run_session(open_session(path, threads=1), (image,))[0]
+                   for path in (out / "repaired.onnx", tmp_path / "again.onnx"))  # fmt: skip
+    torch.testing.assert_close(ours, again, atol=2e-2, rtol=0)
+
+
 # --- files that may come from anybody -------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ __all__ = ["repair"]
 def repair(
     weights: Annotated[Path, typer.Argument(help="Weights; in a run folder its study names the task.")],
     margin: Annotated[str, typer.Option(help="drift=value, as displacement_42m=0.02: what the result must keep.")],
-    precision: Annotated[str, typer.Option(help="fp16 or bf16: what all other nodes run in.")] = "fp16",
+    precision: Annotated[str, typer.Option(help="fp16, bf16 or int8: what all other nodes run in.")] = "fp16",
     task: Annotated[str, typer.Option(help="A built-in task, file.py:name or package.module:name.")] = "",
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets; default: $HOLDFAST_DATA.")] = None,
     pipeline: Annotated[str, typer.Option(help="Preprocessing of the samples.")] = "train",
@@ -30,7 +30,7 @@ def repair(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> int:
-    """Search which nodes to keep in fp32, emulated on the CPU, and confirm it on samples the search has not seen.
+    """Search which nodes to keep in fp32, on the CPU, and confirm it on samples the search has not seen.
 
     Exit code: 0 confirmed, 1 cannot be repaired, 2 bad input, 3 inconclusive.
     """
@@ -40,8 +40,8 @@ def repair(
     from holdfast.verify.repair import repair as run
 
     use_data(data)
-    if precision not in ("fp16", "bf16"):
-        raise InputError(f"no precision {precision!r}", where="repair", fix="fp16 or bf16")
+    if precision not in ("fp16", "bf16", "int8"):
+        raise InputError(f"no precision {precision!r}", where="repair", fix="fp16, bf16 or int8")
     ((drift, value),) = read_margins([margin]).items()
     source = load_source(weights, task)
     order = Order(
@@ -71,4 +71,5 @@ def _lines(found: Repaired) -> list[str]:
     )
     reasons = {hazard.node: f": {hazard.rule}: {hazard.reason}" for hazard in found.hazards}
     lines += [f"  {node}{reasons.get(node, '')}" for node in found.search.nodes]
-    return [*lines, f"found with {found.search.evaluations} evaluations on {found.searched}, emulated"]
+    how = "by ONNX Runtime" if found.precision == "int8" else "emulated"
+    return [*lines, f"found with {found.search.evaluations} evaluations on {found.searched}, {how}"]

@@ -21,7 +21,7 @@ from holdfast.deploy.export import quiet
 from holdfast.deploy.identity import digest, tensors_key, versions
 from holdfast.deploy.ort import feed
 
-__all__ = ["Quantiser", "quantise"]
+__all__ = ["Quantisation", "Quantiser", "quantise"]
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _CARRIERS = ("Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "MaxPool", "Pad", "Relu", "Resize")
@@ -102,6 +102,36 @@ def quantise(
         with atomic_path(path) as temporary:
             _quantise(onnx.load(graph), temporary, calibration, quantiser, nodes)
     return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantisation:
+    """An fp32 graph as it is under int8 plans that keep some of its nodes in fp32; see `holdfast.deploy.search`.
+
+    Args:
+        graph: the fp32 graph.
+        calibration: see `quantise`.
+        folder: where every quantised graph goes, so that none is made twice.
+        quantiser: settings.
+    """
+
+    graph: Path
+    calibration: Sequence[tuple[Tensor, ...]]
+    folder: Path
+    quantiser: Quantiser = Quantiser()
+
+    @property
+    def names(self) -> list[str]:
+        """Nodes that these settings quantise, in the order of the graph."""
+        types = self.quantiser.op_types()
+        return [node.name for node in onnx.load(self.graph).graph.node if not types or node.op_type in types]
+
+    def __call__(self, plan: PrecisionPlan) -> onnx.ModelProto:
+        """The graph under a plan: its int8 nodes quantised, what they multiply is computed in integers."""
+        kept = [name for name in self.names if plan.nodes.get(name, plan.default) == "fp32"]
+        if len(kept) == len(self.names):
+            return onnx.load(self.graph)
+        return onnx.load(quantise(self.graph, self.calibration, self.quantiser, kept, self.folder))
 
 
 def _quantise(

@@ -19,6 +19,8 @@ __all__ = ["Repair", "find_repair", "sensitivity", "smallest_set"]
 Nodes = frozenset[str]
 Damage = Callable[[list[Tensor], list[Tensor]], float]
 """``(outputs in fp32, outputs under the plan) -> damage`` in task units; NaN and infinity are never acceptable."""
+Lower = Callable[[PrecisionPlan], onnx.ModelProto]
+"""The graph under a plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,24 +45,29 @@ class Repair:
 
 def find_repair(
     model: onnx.ModelProto, batches: Sequence[tuple[Tensor, ...]], damage: Damage, limit: float, *,
-    precision: str = "fp16", ranking_samples: int = 8,
+    precision: str = "fp16", ranking_samples: int = 8, names: Sequence[str] | None = None, lower: Lower | None = None,
 ) -> Repair:  # fmt: skip
     """The smallest set of nodes to keep in fp32 so that the damage is at most ``limit``.
 
     Nodes are ranked by `sensitivity` on a few samples; then the shortest sufficient prefix of the ranking is bisected
     and thinned by `smallest_set`, so that the gate is asked about ``log2(N) + 2 k log2(k)`` times for ``k`` nodes of
-    ``N``. Arithmetic is emulated (`holdfast.deploy.casts.emulate_plan`), so it runs on any CPU.
+    ``N``. Casts are emulated (`holdfast.deploy.casts.emulate_plan`), so that it runs on any CPU; anything else that can
+    be done to some nodes and not to others is given as ``names`` and ``lower``, as int8 is by
+    `holdfast.deploy.quantise.Quantisation`.
 
     Args:
         model: the fp32 graph.
         batches: inputs on which the gate is judged.
         damage: see `Damage`.
         limit: what the gate allows.
-        precision: ``fp16`` or ``bf16``.
+        precision: ``fp16`` or ``bf16``, or what ``lower`` knows.
         ranking_samples: samples of the first batch on which nodes are ranked.
+        names: nodes that can be lowered. Default: those that casts can lower.
+        lower: gives the graph under a plan. Default: casts.
     """
-    names = lowerable(GraphView(model))
-    judge = _Judge(model, batches, damage)
+    names = lowerable(GraphView(model)) if names is None else names
+    lower = lower or (lambda plan: emulate_plan(model, plan))
+    judge = _Judge(model, batches, damage, lower)
     asked: dict[Nodes, float] = {}
 
     def under(kept: Nodes) -> float:
@@ -69,7 +76,7 @@ def find_repair(
         return asked[kept]
 
     few = [tuple(x[:ranking_samples] for x in batches[0])]
-    ranking = sensitivity(model, names, few, damage, precision=precision)
+    ranking = sensitivity(model, names, few, damage, precision=precision, lower=lower)
     ranked = sorted(names, key=lambda name: -_worst_last(ranking[name]))
     kept = smallest_set(ranked, lambda nodes: _worst_last(under(nodes)) <= limit)
     before = under(frozenset())
@@ -84,10 +91,10 @@ def find_repair(
 
 def sensitivity(
     model: onnx.ModelProto, names: Sequence[str], batches: Sequence[tuple[Tensor, ...]], damage: Damage, *,
-    precision: str = "fp16",
+    precision: str = "fp16", lower: Lower | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Damage that each node does when it alone is lowered and all others stay in fp32."""
-    judge = _Judge(model, batches, damage)
+    judge = _Judge(model, batches, damage, lower or (lambda plan: emulate_plan(model, plan)))
     return {name: judge(PrecisionPlan(nodes={name: precision})) for name in names}
 
 
@@ -140,13 +147,15 @@ def _worst_last(value: float) -> float:
 class _Judge:
     """Damage of a plan: the mean over batches, weighted by their samples."""
 
-    def __init__(self, model: onnx.ModelProto, batches: Sequence[tuple[Tensor, ...]], damage: Damage) -> None:
-        self.model, self.batches, self.damage = model, batches, damage
+    def __init__(
+        self, model: onnx.ModelProto, batches: Sequence[tuple[Tensor, ...]], damage: Damage, lower: Lower
+    ) -> None:
+        self.batches, self.damage, self.lower = batches, damage, lower
         self.exact = self._outputs(model)
 
     def __call__(self, plan: PrecisionPlan) -> float:
         sizes = [len(batch[0]) for batch in self.batches]
-        lowered = self._outputs(emulate_plan(self.model, plan))
+        lowered = self._outputs(self.lower(plan))
         parts = [self.damage(a, b) * n for a, b, n in zip(self.exact, lowered, sizes, strict=True)]
         return sum(parts) / sum(sizes)
 

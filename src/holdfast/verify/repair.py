@@ -25,6 +25,7 @@ from holdfast.deploy.nest import unflatten
 from holdfast.deploy.ort import open_session, run_session
 from holdfast.deploy.parity import Finding, judge
 from holdfast.deploy.plans import write_plan
+from holdfast.deploy.quantise import Quantisation
 from holdfast.deploy.search import Repair, find_repair
 from holdfast.probes.bench import Bench
 from holdfast.select.bootstrap import within_run
@@ -74,14 +75,15 @@ def repair(order: Order, drift: str, margin: float, *, precision: str = "fp16", 
     """Find the fewest nodes to keep in fp32 so that a drift passes its margin; write graph, plan and layer flags.
 
     The search runs on a split that is not reported, and asks for the upper end of the 90 % interval of the mean, which
-    is what a margin asks for; the result is confirmed on ``order.frames``. Into ``order.out`` go ``repaired.onnx``
-    (with casts; for fp16), ``plan.json`` and ``trtexec.txt`` with the layer precisions for TensorRT 10.
+    is what a margin asks for; the result is confirmed on ``order.frames``. fp16 and bf16 are emulated by casts, int8
+    is ONNX Runtime's. Into ``order.out`` go ``repaired.onnx`` (with casts or quantised; not for bf16), ``plan.json``
+    and ``trtexec.txt`` with the layer precisions for TensorRT 10.
 
     Args:
         order: the model and where results go.
         drift: name of a drift over samples.
         margin: in its unit.
-        precision: ``fp16`` or ``bf16``.
+        precision: ``fp16``, ``bf16`` or ``int8``.
         quiet: no progress.
 
     Raises:
@@ -93,32 +95,45 @@ def repair(order: Order, drift: str, margin: float, *, precision: str = "fp16", 
     if drift not in known:
         raise InputError(f"no drift over samples {drift!r}", where="--margin", fix=nearest(drift, known))
     with Progress(quiet=quiet) as progress, Cells(order, progress) as cells:
-        graph = onnx.load(export_onnx(cells.model, cells.few(2), order.out / "artefacts").path)
-        pipeline = order.preprocessing[0]
+        path = export_onnx(cells.model, cells.few(2), order.out / "artefacts").path
+        graph, pipeline = onnx.load(path), order.preprocessing[0]
+        lowering = _Casts(graph) if precision != "int8" else Quantisation(
+            graph=path, calibration=cells.calibration(), folder=order.out / "artefacts")  # fmt: skip
         searched = next(split for split in SEARCH_SPLITS if cells.has(split))
         table = cells.table(searched, pipeline)
-        chosen = spread(len(table), SEARCH_SAMPLES)
         work = progress.add(f"search on {searched}", total=1)
-        searching = Damage(cells, graph, known[drift], table.batch(chosen))
-        found = find_repair(graph, [searching.inputs], searching, margin, precision=precision)
+        searching = Damage(cells, graph, known[drift], table.batch(spread(len(table), SEARCH_SAMPLES)))
+        found = find_repair(graph, [searching.inputs], searching, margin, precision=precision, names=lowering.names,
+                            lower=lowering)  # fmt: skip
         progress.advance(work)
         damage = Damage(cells, graph, known[drift], cells.batch(order.frames, pipeline))
         plans = (PrecisionPlan(default=precision), found.plan or PrecisionPlan(default=precision))
-        before, after = (damage.finding(emulate_plan(graph, plan), margin, order.alpha) for plan in plans)
-    if found.plan is not None:
-        _write(graph, found.plan, order.out)
+        before, after = (damage.finding(lowering(plan), margin, order.alpha) for plan in plans)
+        if found.plan is not None:
+            _write(found.plan, type_plan(graph, found.plan) if precision == "fp16" else lowering(found.plan), order.out)
     hazards = tuple(hazard for hazard in lint(graph, precision="fp16") if hazard.node in found.nodes)
     return Repaired(
-        drift=drift, unit=known[drift].unit, margin=margin, precision=precision, hazards=hazards, search=found,
-        nodes=len(lowerable(GraphView(graph))), searched=searched, confirmed=order.frames, before=before, after=after,
+        drift=drift, unit=known[drift].unit, margin=margin, precision=precision, search=found,
+        hazards=hazards if precision != "int8" else (), nodes=len(lowering.names), searched=searched,
+        confirmed=order.frames, before=before, after=after,
     )  # fmt: skip
 
 
-def _write(graph: onnx.ModelProto, plan: PrecisionPlan, folder: Path) -> None:
+class _Casts:
+    """The graph under a plan of casts."""
+
+    def __init__(self, graph: onnx.ModelProto) -> None:
+        self.graph, self.names = graph, lowerable(GraphView(graph))
+
+    def __call__(self, plan: PrecisionPlan) -> onnx.ModelProto:
+        return emulate_plan(self.graph, plan)
+
+
+def _write(plan: PrecisionPlan, repaired: onnx.ModelProto, folder: Path) -> None:
     write_plan(plan, folder / "plan.json")
-    if plan.default == "fp16":
+    if plan.default != "bf16":  # whose emulation is no graph to ship
         with atomic_path(folder / "repaired.onnx") as path:
-            onnx.save(type_plan(graph, plan), path)
+            onnx.save(repaired, path)
     flags = ",".join(f'"{name}":fp32' for name in plan.nodes)
     with atomic_path(folder / "trtexec.txt") as path:
         kept = f" --precisionConstraints=obey --layerPrecisions={flags}" if flags else ""

@@ -13,7 +13,7 @@ from holdfast.data.samples import Samples
 from holdfast.data.sources import data_root, read_idx
 from holdfast.tasks.classification import classification
 
-SPLITS = {"train": ("train", 0, 8000), "report": ("t10k", 0, 5000)}
+SPLITS = {"train": ("train", 0, 5000), "report": ("t10k", 0, 2000)}
 """File, first digit, end."""
 
 

@@ -4,9 +4,10 @@ PYTHONPATH=<folder with imagecorruptions, opencv-python-headless and scikit-imag
     python benchmarks/corruption_speed/measure.py ROUNDS [NAME...] >> benchmarks/corruption_speed/rows.jsonl
 python benchmarks/corruption_speed/measure.py report < benchmarks/corruption_speed/rows.jsonl > .../log.txt
 
-224x224, three channels, one thread, CPU time. Contenders take turns in one process, in an order drawn anew for every
-round. Both corrupt the same eight images and keep the results: holdfast as a batch, imagecorruptions one by one, as it
-is made. Without names all nineteen are measured.
+224x224, three channels, one thread, CPU time. In each round, in an order drawn anew, the two take turns at each
+corruption, so that a load which changes meets both; a ratio is the median of those of the rounds. Both corrupt the same
+eight images and keep the results: holdfast as a batch, imagecorruptions one by one, as it is made. Without names all
+nineteen are measured.
 """
 
 from __future__ import annotations
@@ -103,13 +104,14 @@ def measured(names_: list[str], rounds: int) -> None:
     for name, _, who in calls:
         if not (name in SLOW and who == "imagecorruptions"):
             calls[name, 1, who]()
-    order = list(calls)
+    order, pair = [(name, severity) for name in names_ for severity in SEVERITIES], ["holdfast", "imagecorruptions"]
     for _ in range(rounds):
         random.shuffle(order)
-        for key in order:
-            began = time.process_time()
-            count = calls[key]()
-            spent[key].append((time.process_time() - began) / count)
+        for name, severity in order:
+            for who in random.sample(pair, 2):
+                began = time.process_time()
+                count = calls[name, severity, who]()
+                spent[name, severity, who].append((time.process_time() - began) / count)
     print(json.dumps(environment()))
     for name in names_:
         for severity in SEVERITIES:
@@ -125,16 +127,15 @@ def report(lines: list[str]) -> None:
     print(
         *{json.dumps({k: v for k, v in row.items() if k != "time"}): None for row in rows if "commit" in row}, sep="\n"
     )
-    print(
-        "\nimages a second, median (quartiles) over n rounds; ratio of the medians; grey levels apart for equal draws\n"
-    )
+    print("\nimages a second, median (quartiles) over n rounds; of the ratio, too; grey levels apart for equal draws\n")
     print(f"{'corruption':18}{'s':>2}{'n':>4}{'holdfast':>28}{'imagecorruptions':>28}{'ratio':>8}{'apart':>9}")
     ratios: dict[str, list[float]] = {}
     for row in (row for row in rows if "corruption" in row):
         ours, peers, name = row["holdfast"], row["imagecorruptions"], row["corruption"]
-        ratios.setdefault(name, []).append(statistics.median(peers) / statistics.median(ours))
-        print(f"{name:18}{row['severity']:2}{len(ours):4}{rates(ours):>28}{rates(peers):>28}"
-              f"{ratios[name][-1]:8.2f}{row['apart']:9.3f}")  # fmt: skip
+        low, middle, high = statistics.quantiles([b / a for a, b in zip(ours, peers, strict=True)], n=4)
+        ratios.setdefault(name, []).append(middle)
+        print(f"{name:18}{row['severity']:2}{len(ours):4}{rates(ours):>26}{rates(peers):>26}"
+              f"{f'{middle:.2f} ({low:.2f} .. {high:.2f})':>22}{row['apart']:8.3f}")  # fmt: skip
     print("\nratio over the severities, least and most")
     for name, found in sorted(ratios.items(), key=lambda item: -min(item[1])):
         aim = DEMANDED.get(name, 1.0)

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
-__all__ = ["JPEG", "coloured", "plane_by_plane"]
+__all__ = ["JPEG", "picture_by_picture", "plane_by_plane"]
 
 SUBSAMPLING = {"444": 0, "422": 1, "420": 2}
 
@@ -39,14 +39,7 @@ class JPEG:
 
     def of_bytes(self, image: Tensor) -> Tensor:
         """The same of images uint8 (B, C, H, W)."""
-        if image.shape[1] != 3:
-            return plane_by_plane(image, self._coded)
-        found = np.empty(image.shape, dtype=np.uint8)
-        for result, planes in zip(found, image.cpu().numpy(), strict=True):
-            decoded = self._coded(coloured(planes))
-            for channel, band in zip(result, "RGB", strict=True):
-                channel[:] = np.frombuffer(decoded.tobytes("raw", band), np.uint8).reshape(channel.shape)
-        return torch.from_numpy(found).to(image.device)
+        return picture_by_picture(image, self._coded)
 
     def _coded(self, image: Image.Image) -> Image.Image:
         file = io.BytesIO()
@@ -60,9 +53,16 @@ def _grey(plane: np.ndarray) -> Image.Image:
     return Image.frombuffer("L", plane.shape[::-1], np.ascontiguousarray(plane), "raw", "L", 0, 1)
 
 
-def coloured(planes: np.ndarray) -> Image.Image:
-    """Red, green and blue (3, H, W) as one image."""
-    return Image.merge("RGB", [_grey(plane) for plane in planes])
+def picture_by_picture(image: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
+    """Each image uint8 (B, C, H, W) changed by Pillow, all to one size; if C is not 3, each channel as a grey one."""
+    if image.shape[1] != 3:
+        return plane_by_plane(image, change)
+    bands: list[bytes] = []
+    for planes in image.cpu().numpy():
+        changed = change(Image.merge("RGB", [_grey(plane) for plane in planes]))
+        bands += [changed.tobytes("raw", band) for band in "RGB"]
+    found = torch.frombuffer(bytearray().join(bands), dtype=torch.uint8)
+    return found.view(*image.shape[:2], changed.height, changed.width).to(image.device)
 
 
 def plane_by_plane(image: Tensor, change: Callable[[Image.Image], Image.Image | np.ndarray]) -> Tensor:

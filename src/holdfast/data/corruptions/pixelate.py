@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from holdfast.data.codec import coloured, plane_by_plane
+from holdfast.data.codec import picture_by_picture
 from holdfast.data.corruptions.draws import Draws
 from holdfast.data.corruptions.published import Table
 
@@ -49,15 +49,8 @@ class Pixelate:
         share, (height, width) = self.SHARE[self.table][severity - 1], image.shape[-2:]
         size = (max(1, int(width * share)), max(1, int(height * share)))
         rows, columns = _repeated(size[1], height), _repeated(size[0], width)
-        return torch.from_numpy(_shrunk(image, size).take(columns, -1).take(rows, -2)).to(image.device)
-
-
-def _shrunk(image: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Every pixel a mean over a box, uint8 (B, C, h, w); three channels together, as that is faster."""
-    if image.shape[1] != 3:
-        return plane_by_plane(image, lambda plane: plane.resize(size, BOX)).cpu().numpy()
-    small = [np.asarray(coloured(planes).resize(size, BOX)) for planes in image.cpu().numpy()]
-    return np.stack(small).transpose(0, 3, 1, 2)
+        small = picture_by_picture(image, lambda picture: picture.resize(size, BOX)).cpu().numpy()
+        return torch.from_numpy(small.take(columns, -1).take(rows, -2)).to(image.device)
 
 
 def _repeated(n: int, m: int) -> np.ndarray:

@@ -2,7 +2,10 @@
 
     python benchmarks/explain_drift/measure.py --data DATA --out benchmarks/explain_drift
 
-DATA holds the picture sets named in pairs.py. `--tuning` runs on the sets on which costs and floors were chosen.
+DATA holds the picture sets named in pairs.py. `--tuning` runs on the sets on which costs and floors were chosen. What
+was measured in pieces, with a seed and a folder each, is put together by
+
+    python benchmarks/explain_drift/measure.py --out benchmarks/explain_drift --join PIECE/cases.csv...
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ COLUMNS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=Path())
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tuning", action="store_true")
     parser.add_argument("--sets", default="")
@@ -39,8 +42,28 @@ def main() -> None:
     parser.add_argument("--strangers", type=int, default=20)
     parser.add_argument("--raw", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--join", type=Path, nargs="*", default=[])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.join:
+        join(arguments.join, arguments.out)
+    else:
+        measure(arguments)
+
+
+def join(pieces: list[Path], out: Path) -> None:
+    rows: list[dict[str, object]] = []
+    for piece in pieces:
+        with piece.open(newline="") as file:
+            rows += csv.DictReader(file)
+    with (out / "cases.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    tables(rows, out)
+
+
+def measure(arguments: argparse.Namespace) -> None:
     names = arguments.sets.split(",") if arguments.sets else TUNING if arguments.tuning else TEST
     rows = []
     with (arguments.out / "cases.csv").open("w", newline="") as file:

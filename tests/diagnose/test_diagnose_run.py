@@ -19,6 +19,7 @@ from holdfast.diagnose.patient import open_patient
 from holdfast.diagnose.plan import make_plan
 from holdfast.diagnose.run import Diagnosis, Entry, diagnose
 from holdfast.diagnose.told import headline, text, to_json
+from holdfast.study.workers import Failure
 
 Orders = Callable[..., Order]
 FEW = ("clean", "deployment", "adversarial")
@@ -126,6 +127,15 @@ def test_a_quick_look_begins_nothing_when_its_time_is_over(order: Order, monkeyp
     assert "before it began" in entry(found, "clean").reason
     assert headline(found).startswith("The time was over before anything was found")
     assert found.exit_code == 3
+
+
+def test_a_probe_that_is_stopped_because_its_time_is_over_was_cut(
+    order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = Failure(reason="stopped: the time was over", late=True)
+    monkeypatch.setattr(runner, "run_jobs", lambda jobs, **_: [(job, late) for job in jobs])
+    found, _ = diagnose(order, workers=1, quiet=True)
+    assert set(states(found).values()) == {"cut"}
 
 
 def test_quick_options_are_smaller_and_stay_valid(order_of: Orders) -> None:

@@ -204,7 +204,7 @@ def _entry(folder: RunFolder, plan: Planned, failure: Failure | None) -> Entry:
     rows = len(folder.rows({cell}))
     notes = tuple(folder.facts(cell)["notes"]) if folder.finished(cell) else ()
     if failure is not None:
-        state = "skipped" if isinstance(failure.error, DOES_NOT_APPLY) else "failed"
+        state = "skipped" if isinstance(failure.error, DOES_NOT_APPLY) else "cut" if failure.late else "failed"
         return Entry(probe=plan.name, state=state, rows=rows, on=plan.on, reason=failure.reason)
     if folder.finished(plan.key):
         return Entry(probe=plan.name, state="ran", rows=rows, on=plan.on, notes=notes)

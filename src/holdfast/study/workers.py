@@ -52,12 +52,13 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a job failed: one line, and the traceback for ``--debug``."""
+    """Why a job failed: one line, and the traceback for ``--debug``; ``late``: only because its time was over."""
 
     reason: str
     error: HoldfastError | None = None
     trace: str = ""
     skipped: bool = False
+    late: bool = False
 
 
 class WorkerDiedError(HoldfastError):
@@ -123,7 +124,7 @@ def run_jobs(
                     yield job, result
     except _TimeOverError:
         for job in (*board.running.values(), *board.waiting):
-            yield job, Failure(reason="stopped: the time was over")
+            yield job, Failure(reason="stopped: the time was over", late=True)
 
 
 def _ended(board: _Board, until: float | None) -> set[Future[Any]]:

@@ -48,10 +48,10 @@ class PowerIteration:
         """The last direction at the length of the budget."""
         direction = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
         for _ in range(self.iterations):
-            probe = x + ball.unit * (self.xi * direction / per_sample_norm(direction))
+            probe = torch.addcmul(x, direction, self.xi * ball.unit / per_sample_norm(direction))
             # In units, so that leaves and channels of other scales count alike.
             direction = input_gradient(loss, probe) * ball.unit
-        return ball.project(x + ball.radius * direction / per_sample_norm(direction))
+        return ball.project(torch.addcmul(x, direction, ball.radius / per_sample_norm(direction)))
 
     def passes(self) -> tuple[float, float]:
         """A forward and a backward to the input, about half of a full one, per iteration."""

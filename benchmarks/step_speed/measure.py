@@ -46,7 +46,7 @@ from holdfast.train.objective import Objective
 from holdfast.weights.files import save
 
 BATCH, BATCHES = 128, 4
-LINEAR_ROUNDS = 5
+LINEAR_ROUNDS = 3
 """Rounds of the linear model for one of the other: its steps are short."""
 ATTACK = PGD(eps=8.0, alpha=4.0, steps=5)
 Batch = tuple[Tensor, Tensor]

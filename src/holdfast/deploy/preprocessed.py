@@ -37,7 +37,8 @@ class Preprocessed(nn.Module):
 
     def frames(self, batch: Batch) -> Tensor:
         """The frames of a batch of samples as the sensor gives them."""
-        return get_leaf(batch, self._chain.leaf)
+        frames: Tensor = get_leaf(batch, self._chain.leaf)
+        return frames
 
     def forward(self, frame: Tensor) -> Outputs:
         """The model's outputs for frames uint8 (B, C, H, W)."""

@@ -48,7 +48,8 @@ class Recording:
     @property
     def limit(self) -> int | None:
         """At most that many samples of a split were in the kit; none: all of them, or the recording does not say."""
-        return self.about.get("of", {}).get("limit")
+        limit = self.about.get("of", {}).get("limit")
+        return None if limit is None else int(limit)
 
     def replay(self, *inputs: Tensor) -> Outputs:
         """The recorded outputs of a batch, in the model's nest.

@@ -48,8 +48,9 @@ class Recording:
     @property
     def limit(self) -> int | None:
         """At most that many samples of a split were in the kit; none: all of them, or the recording does not say."""
-        limit = self.about.get("of", {}).get("limit")
-        return None if limit is None else int(limit)
+        kit = self.about.get("of")
+        limit = kit.get("limit") if isinstance(kit, dict) else None
+        return limit if isinstance(limit, int) else None
 
     def replay(self, *inputs: Tensor) -> Outputs:
         """The recorded outputs of a batch, in the model's nest.

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.core.errors import InputError
-from holdfast.core.space import InputSpace, Leaf, get_leaf, with_leaf
+from holdfast.core.space import InputSpace, Leaf, first_tensor, get_leaf, with_leaf
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 NORMALISED = Leaf(mean=MEAN, std=STD)
@@ -102,3 +102,11 @@ def test_a_space_reads_and_replaces_its_leaves() -> None:
     batch = (1, {"far": 2, "near": 3})
     assert space.values(batch) == {"0": 1, "1.far": 2}
     assert space.replace(batch, {"1.far": 5}) == (1, {"far": 5, "near": 3})
+
+
+def test_the_first_tensor_is_found_in_any_nest_and_its_absence_is_said() -> None:
+    x = torch.zeros(3)
+    for batch in (x, (x, 1), {"id": "a", "image": x}, [{"boxes": []}, Pair("name", (None, x))]):
+        assert first_tensor(batch) is x
+    with pytest.raises(InputError, match=r"no tensor in a batch with keys \['id'\] \(collate it to tensors\)"):
+        first_tensor({"id": "a"})

@@ -19,7 +19,7 @@ from holdfast.attacks.fgsm import FGSM
 from holdfast.attacks.pgd import PGD
 from holdfast.core.contracts import Term
 from holdfast.core.errors import ClashError, InputError, NoEffectError
-from holdfast.methods.adversarial import Adversarial
+from holdfast.methods.adversarial import COUNT_EVERY, Adversarial
 from holdfast.train.objective import Objective, evaluate
 
 IDENTITY = {"attack": FGSM(eps=0.0)}
@@ -143,6 +143,17 @@ def test_counts_samples_without_a_gradient():
     for _ in range(2):
         objective(model, batch)
         assert int(objective.state_dict()["states"][0]["zero_gradient"]) == 6
+
+
+def test_samples_without_a_gradient_are_counted_in_every_so_many_steps():
+    task, batch = classification(), images()
+    objective = Objective(task, [Adversarial(attack=FGSM(eps=1))])
+    model, counted = model_of(task), []
+    for index in (1, COUNT_EVERY - 1, COUNT_EVERY):
+        objective.index = index
+        objective(model, batch)
+        counted.append("zero_gradient" in objective.state_dict()["states"][0])
+    assert counted == [False, False, True]
 
 
 def test_a_fully_clean_share_attacks_nothing():

@@ -19,7 +19,7 @@ from holdfast.methods.inner import tap_delta
 from holdfast.methods.rewriting import Leaves, attacked, chosen_leaves, rewritten, split
 from holdfast.surgery.taps import Taps
 
-__all__ = ["Adversarial"]
+__all__ = ["COUNT_EVERY", "Adversarial"]
 
 COUNT_EVERY = 64
 """Steps between two counts of the samples without a gradient, in ``state["zero_gradient"]``."""

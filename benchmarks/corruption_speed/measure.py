@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from holdfast.core.contracts import Corruption
 from holdfast.core.discover import build, load, names
 from holdfast.core.fingerprint import environment
 from holdfast.data.corruptions.sealed import corrupted
@@ -60,9 +61,15 @@ def peer() -> types.ModuleType:
     return corruptions
 
 
+def ours_of(name: str, theirs: types.ModuleType) -> Corruption:
+    """holdfast's corruption; frost of the textures that imagecorruptions brings."""
+    options = {"textures": str(Path(theirs.__file__ or "").parent / "frost")} if name == "frost" else {}
+    return build("corruption", {name: options})
+
+
 def contenders(name: str, severity: int, theirs: types.ModuleType, images: np.ndarray) -> dict[str, Callable[[], int]]:
     """Calls by name; each gives the number of images it corrupted."""
-    corruption = build("corruption", name)
+    corruption = ours_of(name, theirs)
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     from PIL import Image
 
@@ -85,7 +92,7 @@ def difference(name: str, severity: int, theirs: types.ModuleType, image: np.nda
     np.random.seed(severity)
     expected = np.clip(np.asarray(getattr(theirs, name)(Image.fromarray(image), severity), dtype=float), 0, 255)
     given = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-    found = build("corruption", name).corrupt(given, severity, LegacyDraws(severity)).clamp(0, 255)
+    found = ours_of(name, theirs).corrupt(given, severity, LegacyDraws(severity)).clamp(0, 255)
     return float(np.abs(found[0].permute(1, 2, 0).numpy() - expected).mean())
 
 

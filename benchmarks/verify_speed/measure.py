@@ -30,11 +30,11 @@ from holdfast.verify.page import page
 from holdfast.verify.run import verify
 from holdfast.weights import files
 
-IMAGES, FEW, SIZE = 500, 32, 96
+IMAGES, FEW, SIZE = 500, 32, 132
 
 
 def build() -> nn.Module:
-    """A plain convolutional net, 0.5 GMAC an image of 96 x 96."""
+    """A plain convolutional net, 0.5 GMAC an image of 132 x 132."""
     layers: list[nn.Module] = []
     for i, o, stride in ((3, 32, 2), (32, 64, 1), (64, 128, 2), (128, 128, 1), (128, 192, 2), (192, 256, 1)):
         layers += [nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]

@@ -57,6 +57,7 @@ def one(task: str, paths: list[Path], out: Path) -> None:
     """One measurement: CPU seconds, peak anonymous memory above the start in MiB."""
     torch.set_num_threads(1)
     average_files(paths[:1], out, hashes=False)  # code and caches warm, as for every later call
+    out.unlink()  # to free an old file's pages would be on the bill of the new one
     before = peak = anonymous_kib()
 
     def look(_: int) -> None:

@@ -21,7 +21,7 @@ from holdfast.weights.tree import check_alike
 
 __all__ = ["average_files"]
 
-_PIECE_BYTES = 1 << 17
+_PIECE_BYTES = 1 << 18
 """Bytes of one entry of one file read at a time."""
 _GROUP = 10
 """Files summed in one pass; more are summed group by group. What a pass reads stays in the cache."""
@@ -120,6 +120,8 @@ class _Adder:
         self._heaviest = max(range(len(weights)), key=lambda k: weights[k])
         self._equal = len(set(weights)) == 1
         self._rows: dict[tuple[torch.dtype, int], tuple[Tensor, list[Row]]] = {}
+        self._sums: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
+        self._tensors: dict[torch.dtype, Tensor] = {}
         self._squares = [0.0, 0.0]
 
     def norm_ratio(self) -> float:
@@ -156,7 +158,7 @@ class _Adder:
         self, name: str, parts: Sequence[tuple[Path, Place]], start: int, block: Tensor, rows: Sequence[Row]
     ) -> Tensor:
         wide = torch.float32 if block.itemsize == 1 else torch.promote_types(block.dtype, torch.float32)
-        total = torch.zeros(block.shape[1], dtype=wide)
+        total, widened = self._wide(block, wide)
         for begin in range(0, len(parts), _GROUP):
             group = parts[begin : begin + _GROUP]
             for (_, place), row in zip(group, rows, strict=False):
@@ -164,16 +166,30 @@ class _Adder:
             filled = block[: len(group)]
             if not begin:
                 self._squares[1] += _square(filled[0])
-            if self._equal:
-                total += filled.to(wide).sum(0) if filled.itemsize == 1 else filled.sum(0, dtype=wide)
-            else:
-                total += torch.tensor(self._weights[begin : begin + _GROUP], dtype=wide) @ filled.to(wide)
+            coefficients = self._coefficients(wide)[begin : begin + _GROUP]
+            values = filled if block.dtype == wide else widened[: len(group)].copy_(filled)
+            torch.addmv(total, values.t(), coefficients, beta=min(begin, 1), out=total)
         if self._equal:
             total *= self._weights[0]
         if not bool(total.sum().isfinite()):
             _refuse(name, parts, start, rows[0], total)
         self._squares[0] += _square(total)
         return total.to(block.dtype)
+
+    def _coefficients(self, wide: torch.dtype) -> Tensor:
+        """Those of the files; equal ones are ones here and applied to the sum, which rounds less."""
+        if wide not in self._tensors:
+            self._tensors[wide] = torch.tensor([1.0 if self._equal else w for w in self._weights], dtype=wide)
+        return self._tensors[wide]
+
+    def _wide(self, block: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Room for a sum and a block in the precision of sums, kept: memory new in every piece has to be mapped."""
+        if block.dtype not in self._sums:
+            length = _PIECE_BYTES // block.itemsize
+            widened = torch.empty(0 if block.dtype == wide else len(block), length, dtype=wide)
+            self._sums[block.dtype] = torch.empty(length, dtype=wide), widened
+        total, widened = self._sums[block.dtype]
+        return total[: block.shape[1]], widened[:, : block.shape[1]]
 
 
 def _square(values: Tensor) -> float:

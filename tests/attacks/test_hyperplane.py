@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from holdfast.attacks import hyperplane
 from holdfast.attacks.hyperplane import nearest_on
 
 
@@ -37,3 +38,12 @@ def test_no_slope_moves_nothing_and_too_far_takes_all_the_room(norm):
     assert torch.equal(nearest_on(torch.zeros(1, 3), torch.ones(1), room, room, norm), torch.zeros(1, 3))
     slope = torch.tensor([[1.0, -2.0, 0.5]])
     torch.testing.assert_close(nearest_on(slope, torch.tensor([1e3]), room, room, norm), 0.5 * slope.sign())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_steps_that_are_not_asked_for_end_where_the_others_do(norm, monkeypatch):
+    g = torch.Generator().manual_seed(3)
+    slope, room, gap = torch.randn(8, 3072, generator=g), torch.rand(8, 3072, generator=g), torch.randn(8, generator=g)
+    asked = nearest_on(slope, 100 * gap, room, 1 - room, norm)
+    monkeypatch.setattr(hyperplane, "ASKED", ())
+    torch.testing.assert_close(nearest_on(slope, 100 * gap, room, 1 - room, norm), asked)

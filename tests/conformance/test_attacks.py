@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy_tasks import ConvNet, classification, images, model_of
 
-from holdfast.attacks import survivors
+from holdfast.attacks import hyperplane, survivors
 from holdfast.attacks.aim import at_inputs
 from holdfast.attacks.seal import perturb
 from holdfast.core.discover import build, names
@@ -162,6 +162,7 @@ class CountSynchronisations(TorchDispatchMode):
 @pytest.mark.parametrize("name", ATTACKS)
 def test_no_step_waits_for_the_device(name, monkeypatch):
     monkeypatch.setattr(survivors, "CPU_STEPS", 10**9)  # a count of survivors waits; it is taken between steps
+    monkeypatch.setattr(hyperplane, "ASKED", ())  # as on an accelerator
     batch, model, waited = pictures(), model_of(TASK).eval(), []
     for steps in (3, 6):
         with CountSynchronisations() as mode:

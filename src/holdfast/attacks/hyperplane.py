@@ -10,6 +10,8 @@ from holdfast.attacks.geometry import Norm, by_sample
 __all__ = ["nearest_on"]
 
 FAR, SLOWEST, ALL = 1e6, 1e-12, 1e30
+ASKED, STEPS = ("cpu",), 48
+"""Devices on which it costs nothing to ask whether all samples are done; elsewhere so many steps are made unasked."""
 
 
 def nearest_on(slope: Tensor, gap: Tensor, down: Tensor, up: Tensor, norm: Norm) -> Tensor:
@@ -40,14 +42,17 @@ def _closing(weight: Tensor, speed: Tensor, room: Tensor, need: Tensor) -> Tenso
     """The ``l`` at which ``sum(weight min(l speed, room)) = need``, (B, 1); very large where there is none.
 
     Newton's method from below: a tangent of a concave function meets ``need`` at or before the function does, so ``l``
-    only rises, and on the last piece it is exact. It takes a handful of steps; sorting the breakpoints is slower.
+    only rises, and on the last piece it is exact. It takes a handful of steps; sorting the breakpoints is slower. Where
+    it is not asked, what ``STEPS`` have not closed stays open.
     """
     rate, gain, breaks = weight * speed, weight * room, room / speed.clamp(min=SLOWEST)
     scale, chosen = torch.zeros_like(need), torch.empty_like(rate)  # a mask in floats is several times faster
-    while True:
+    asked = scale.device.type in ASKED
+    for _ in range(len(breaks[0]) + 1 if asked else STEPS):  # each step leaves a piece behind
         slope = (rate * torch.gt(breaks, scale, out=chosen)).sum(1, keepdim=True)
         closed = (gain * torch.le(breaks, scale, out=chosen)).sum(1, keepdim=True)
         further = torch.where(slope > 0, (need - closed) / slope, ALL)
-        if not bool((further > scale).any()):
-            return scale
+        if asked and not bool((further > scale).any()):
+            break
         scale = further.maximum(scale)
+    return scale

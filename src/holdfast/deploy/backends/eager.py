@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from holdfast.core.contracts import Artefact, Availability, Outputs, PrecisionPlan
 from holdfast.core.errors import BackendError
 from holdfast.deploy.identity import digest, versions, weights_key
+from holdfast.deploy.module_session import ModuleSession
 from holdfast.deploy.nest import map_tensors
 from holdfast.deploy.plans import require
 
@@ -60,10 +61,10 @@ class Eager:
         key = digest("eager", plan.default, weights_key(model), versions("torch"))
         return Artefact(backend="eager", plan=plan, key=key, module=module)
 
-    def load(self, artefact: Artefact) -> EagerSession:
+    def load(self, artefact: Artefact) -> ModuleSession:
         """Run the artefact's module without gradients."""
         assert artefact.module is not None, "an eager artefact holds a module"
-        return EagerSession(artefact.module, artefact.plan.default)
+        return ModuleSession(artefact.module, artefact.plan.default, where="eager")
 
 
 class InPrecision(nn.Module):
@@ -86,26 +87,3 @@ class InPrecision(nn.Module):
 
 def _widen(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-class EagerSession:
-    """A module called without gradients."""
-
-    def __init__(self, module: nn.Module, precision: str) -> None:
-        self._module: nn.Module | None = module
-        self._precision = precision
-
-    def __call__(self, *inputs: Tensor) -> Any:
-        """Run a batch."""
-        if self._module is None:
-            raise BackendError("the session is closed", where="eager")
-        with torch.no_grad():
-            return self._module(*inputs)
-
-    def executed_precision(self) -> str:
-        """The dtype of the weights; torch computes in what it is given."""
-        return self._precision
-
-    def close(self) -> None:
-        """Drop the module."""
-        self._module = None

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.core.contracts import Artefact, Availability, Outputs, PrecisionPlan
-from holdfast.core.errors import BackendError
 from holdfast.deploy.emulate import PRECISIONS, Rounding, round_to, rounded_copy
 from holdfast.deploy.emulate_int8 import Quantising, observe
 from holdfast.deploy.fold import fold_batchnorm
 from holdfast.deploy.identity import digest, tensors_key, versions, weights_key
+from holdfast.deploy.module_session import ModuleSession
 from holdfast.deploy.plans import require
 
 __all__ = ["Emulated"]
@@ -65,10 +65,10 @@ class Emulated:
         key = digest("emulated", plan.default, self.per_channel, weights_key(folded), data, versions("torch"))
         return Artefact(backend="emulated", plan=plan, key=key, module=module, notes=notes)
 
-    def load(self, artefact: Artefact) -> EmulatedSession:
+    def load(self, artefact: Artefact) -> ModuleSession:
         """Run the artefact's module without gradients."""
         assert artefact.module is not None, "an emulated artefact holds a module"
-        return EmulatedSession(artefact.module, artefact.plan.default)
+        return ModuleSession(artefact.module, f"{artefact.plan.default} (emulated)", where="emulated")
 
 
 def _overflown(exact: nn.Module, rounded: nn.Module) -> tuple[str, ...]:
@@ -111,26 +111,3 @@ class InQuantising(nn.Module):
         self.mode.restart()
         with self.mode:
             return self.model(*inputs)
-
-
-class EmulatedSession:
-    """A module that emulates, run without gradients."""
-
-    def __init__(self, module: nn.Module, precision: str) -> None:
-        self._module: nn.Module | None = module
-        self._precision = precision
-
-    def __call__(self, *inputs: Tensor) -> Outputs:
-        """Run a batch."""
-        if self._module is None:
-            raise BackendError("the session is closed", where="emulated")
-        with torch.no_grad():
-            return self._module(*inputs)
-
-    def executed_precision(self) -> str:
-        """``"fp16 (emulated)"`` and the like."""
-        return f"{self._precision} (emulated)"
-
-    def close(self) -> None:
-        """Drop the module."""
-        self._module = None

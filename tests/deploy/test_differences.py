@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from holdfast.deploy.differences import layer_change
@@ -71,6 +71,8 @@ def test_rounded_weights_are_named_with_their_format(change, words: str, fold) -
 def test_another_epsilon_is_told_from_other_statistics(seed: int, eps: float) -> None:
     layer = _layer(seed)
     assert layer.norm is not None
+    # Beside large variances alone, so small a change scales weights by less than the finest rounding that is named.
+    assume(eps > 1e-5 or layer.norm.var.min() < 0.2)
     changed = replace(layer, norm=replace(layer.norm, eps=eps))
     assert _kind(layer, changed) == "epsilon"
     found = layer_change(layer, _folded(changed))

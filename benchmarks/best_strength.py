@@ -99,7 +99,7 @@ def draw(target: Path, values: Values, names: Sequence[str], baseline: str, colu
             axes.plot([gap.estimate], [y], "o", color=INK if clear else LINE, markersize=5 if clear else 4)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xlabel(f"{column}: difference from {baseline}, 95 % interval over seeds")
+        axes.set_xlabel(f"{column} less {baseline}: mean, 95 % interval")
         with atomic_path(target) as path:
             path.write_bytes(image_bytes(figure, "svg"))
 

@@ -35,6 +35,20 @@ def test_orthogonal_rows():
     torch.testing.assert_close(weight @ weight.T, 2 * torch.eye(256), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("law", ["orthogonal", "lsuv"])
+def test_the_layout_of_a_weight_changes_nothing(law):
+    def convolutions(layout):
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).to(memory_format=layout)
+
+    example = (torch.rand(16, 3, 9, 9),)
+    made = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(5)
+        made.append(InitLaw(law=law).apply(convolutions(layout), example))
+    torch.testing.assert_close(made[0][0].weight, made[1][0].weight)
+    torch.testing.assert_close(made[0][2].weight, made[1][2].weight)
+
+
 def test_lsuv_gives_every_layer_unit_variance_on_the_example():
     model = drawn("lsuv")
     x = X

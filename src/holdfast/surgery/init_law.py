@@ -77,11 +77,18 @@ def _draw(layer: Weighted, law: Law) -> None:
         nn.init.zeros_(layer.bias)
 
 
+def _orthogonal(weight: Tensor, gain: float) -> None:
+    # Drawn beside the weight: PyTorch's function cannot view one that is in channels_last.
+    drawn = nn.init.orthogonal_(torch.empty(weight.shape, dtype=weight.dtype, device=weight.device), gain)
+    with torch.no_grad():
+        weight.copy_(drawn)
+
+
 _DRAWS: Mapping[str, Callable[[Tensor], object]] = {
     "he": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
     "xavier": nn.init.xavier_normal_,
-    "orthogonal": lambda weight: nn.init.orthogonal_(weight, gain=math.sqrt(2)),
-    "lsuv": nn.init.orthogonal_,
+    "orthogonal": lambda weight: _orthogonal(weight, math.sqrt(2)),
+    "lsuv": lambda weight: _orthogonal(weight, 1.0),
 }
 
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from holdfast.core.contracts import Batch, Metric, Task
 from holdfast.core.errors import BackendError, InputError, nearest
-from holdfast.data.table import Table, sensor_batch, spread
+from holdfast.data.table import Table, has_split, sensor_batch, spread
 from holdfast.deploy.subjects import open_subject
 from holdfast.weights.batchnorm import Policy, has_statistics, recalibrate
 from holdfast.weights.exam import Exam
@@ -123,11 +123,7 @@ class TaskExams:
 
     def has(self, split: str) -> bool:
         """Whether the task has a split."""
-        try:
-            self.task.data(split)
-        except KeyError:
-            return False
-        return True
+        return has_split(self.task, split)
 
     def table(self, split: str, pipeline: str) -> Table:
         """A split under a pipeline, in memory."""

@@ -17,7 +17,7 @@ from holdfast.core.contracts import Batch, Pipeline, Task
 from holdfast.core.errors import InputError
 from holdfast.core.store import atomic_path
 
-__all__ = ["Table", "materialise", "open_table", "sensor_batch", "spread"]
+__all__ = ["Table", "has_split", "materialise", "open_table", "sensor_batch", "spread"]
 
 CHUNK = 64
 
@@ -93,6 +93,15 @@ def sensor_batch(data: Any, indices: Sequence[int]) -> Batch:
     many = getattr(data, "__getitems__", None)
     samples = many(list(indices)) if many is not None else [data[i] for i in indices]
     return default_collate(samples)
+
+
+def has_split(task: Task, split: str) -> bool:
+    """Whether a task has a split; one that it lacks is a `KeyError` of its ``data``."""
+    try:
+        task.data(split)
+    except KeyError:
+        return False
+    return True
 
 
 def spread(length: int, limit: int) -> Tensor:

@@ -15,7 +15,7 @@ from holdfast.core.contracts import Outputs, Subject, Task
 from holdfast.core.discover import load_task, task_roots
 from holdfast.core.errors import InputError, nearest
 from holdfast.core.fingerprint import config_hash, source_hash
-from holdfast.data.table import sensor_batch
+from holdfast.data.table import has_split, sensor_batch
 from holdfast.deploy.foreign import open_foreign
 from holdfast.deploy.identity import tensors_key
 from holdfast.deploy.recording import read_recording
@@ -71,11 +71,7 @@ class Patient:
 
     def has(self, split: str) -> bool:
         """Whether the task has a split."""
-        try:
-            self.task.data(split)
-        except KeyError:
-            return False
-        return True
+        return has_split(self.task, split)
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ from holdfast.data.table import sensor_batch
 from holdfast.deploy.floor import eager_changes
 from holdfast.deploy.identity import weights_key
 from holdfast.probes.bench import Bench
+from holdfast.probes.pieces import batch_size
 from holdfast.verify.cells import Cells, Opened
 from holdfast.verify.measure import bench_of
 from holdfast.verify.order import Order, Source
@@ -160,7 +161,7 @@ def with_clips(task: Task, clips: Mapping[str, Callable[[], Samples]]) -> Task:
     def data(split: str) -> Any:
         return clips[split]() if split in clips else task.data(split)
 
-    return replace(task, data=data, group=lambda batch: [0] * _length(batch))
+    return replace(task, data=data, group=lambda batch: [0] * batch_size(batch))
 
 
 def judge_symptom(metric: Metric, before: float, after: float, *, floor: float, margin: float | None) -> Symptom:
@@ -178,10 +179,6 @@ def _on_clips(order: Order, clips: Mapping[str, Callable[[], Samples]]) -> Order
 
 def _described(source: Source) -> dict[str, Any]:
     return {"key": weights_key(source.model), "file": source.weights.name, "about": dict(source.about)}
-
-
-def _length(batch: Batch) -> int:
-    return len(next(leaf for leaf in torch.utils._pytree.tree_leaves(batch) if isinstance(leaf, torch.Tensor)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +219,7 @@ class _Compared:
             )
         moved = {d.name: bench.values(d, (before, after), batch)[0].nanmean().item() for d in task.drifts}
         return Case(
-            clip=clip, frames=_length(batch), subject=opened.label, pipeline=pipeline, symptoms=symptoms,
+            clip=clip, frames=batch_size(batch), subject=opened.label, pipeline=pipeline, symptoms=symptoms,
             moved={name: value for name, value in moved.items() if np.isfinite(value)},
             curves=tuple(_curves(task, (before, base), (after, batch))),
             picture=self._picture(clip, bench, before, after, batch) if self.pictures else None,
@@ -244,7 +241,7 @@ class _Compared:
             return None
         values, _ = bench.values(drift, (before, after), batch)
         worst = int(values.nan_to_num().argmax())
-        frames = sensor_batch(task.data(clip), range(_length(batch)))
+        frames = sensor_batch(task.data(clip), range(batch_size(batch)))
         return task.picture(frames, {"reference": before, "deployed": after}, worst)
 
 

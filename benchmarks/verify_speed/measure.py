@@ -2,9 +2,9 @@
 
 python benchmarks/verify_speed/measure.py [rounds] > benchmarks/verify_speed/log.txt
 
-A classifier of half a GMAC on 500 images: eager fp32, emulated fp16, ONNX Runtime fp32, OpenVINO where it is installed;
-and real fp64, bf16 and fp16 on 32 images. Two threads, every round in an empty folder, so that export, preparation, the
-noise floor and the report are in the time.
+A classifier of half a GMAC on 500 images: eager fp32, emulated fp16 (both ways to add), ONNX Runtime fp32, OpenVINO
+where it is installed; and real fp64, bf16 and fp16 on 32 images. Two threads, every round in an empty folder, so that
+export, preparation, the noise floor and the report are in the time.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def main() -> None:
     image = torch.rand(8, 3, SIZE, SIZE)
     print(f"{multiplications(model, image[:1]) / 1e9:.2f} GMAC an image of {SIZE} x {SIZE}")
     source = sourced(model)
-    many = ("eager:fp32", "emulated:fp16", "onnxruntime:fp32")
+    many = ("eager:fp32", "emulated:fp16", "emulated:fp16_accumulate", "onnxruntime:fp32")
     if OpenVINO().probe().ok:
         many += ("openvino:fp32",)
     for subjects, limit in ((many, IMAGES), (("eager:fp32", "eager:fp64", "eager:bf16", "eager:fp16"), FEW)):

@@ -47,7 +47,7 @@ def test_non_finite_values_stay_and_fp16_overflows() -> None:
 
 
 def test_unknown_precision_lists_the_known() -> None:
-    with pytest.raises(InputError, match="fp16, bf16, tf32"):
+    with pytest.raises(InputError, match="fp16, fp16_accumulate, bf16, tf32"):
         Rounding("fp8")
 
 
@@ -112,10 +112,13 @@ def test_views_and_what_they_show_are_left_alone() -> None:
     assert len(views) == 14
 
 
-def test_integers_and_doubles_are_not_touched() -> None:
-    with torch.no_grad(), Rounding("bf16"):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_integers_and_doubles_are_not_touched(precision: str) -> None:
+    with torch.no_grad(), Rounding(precision):
         assert torch.arange(1000)[777] == 777
         assert torch.tensor(0.1, dtype=torch.float64) * 3 == 0.1 * 3
+        tenth = torch.full((1, 1), 0.1, dtype=torch.float64)
+        assert tenth @ tenth == 0.1 * 0.1
 
 
 class _Parts(nn.Module):

@@ -53,7 +53,7 @@ def test_precision_defaults_to_fp32(opened) -> None:
 def test_unknown_names_are_answered_with_the_known(opened) -> None:
     with pytest.raises(InputError, match="did you mean 'onnxruntime'"):
         opened("onnxruntme:fp32")
-    with pytest.raises(BackendError, match=r"no precision 'fp8' .*fp16, bf16, tf32"):
+    with pytest.raises(BackendError, match=r"no precision 'fp8' .*fp16, fp16_accumulate, bf16, tf32"):
         opened("emulated:fp8")
 
 

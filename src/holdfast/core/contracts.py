@@ -415,15 +415,14 @@ class PrecisionPlan:
     """Which precision each node of a graph runs in; plain data, JSON-serialisable.
 
     Args:
-        default: dtype of every node not named: ``fp32``, ``fp16``, ``bf16``, ``tf32``, ``int8``, ``fp64``.
+        default: precision of every node not named: ``fp32``, ``fp16``, ``fp16_accumulate`` (sums in fp16, too),
+            ``bf16``, ``tf32``, ``int8``, ``fp64``.
         nodes: exceptions by ONNX node name.
-        accumulate: dtype of sums inside convolutions and matrix products.
         quantiser: settings for int8: ``per_channel``, ``reduce_range``, ``method``.
     """
 
     default: str = "fp32"
     nodes: Mapping[str, str] = field(default_factory=dict)
-    accumulate: str = "fp32"
     quantiser: Mapping[str, Any] = field(default_factory=dict)
 
 

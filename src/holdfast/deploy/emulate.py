@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from holdfast.core.errors import InputError
+from holdfast.deploy.emulate_sums import half_sums
 
 __all__ = ["PRECISIONS", "DispatchMode", "Rounding", "factors", "round_to", "rounded_copy"]
 
-PRECISIONS = ("fp16", "bf16", "tf32")
+PRECISIONS = ("fp16", "fp16_accumulate", "bf16", "tf32")
 
 _aten = torch.ops.aten
 # These return their argument's storage without saying so in their schema.
@@ -28,13 +29,14 @@ _MATRIX = frozenset({_aten.convolution.default, _aten.mm.default, _aten.bmm.defa
 def round_to(x: Tensor, precision: str) -> Tensor:
     r"""``x`` (fp32) rounded to the nearest value of ``precision``, as a new fp32 tensor.
 
-    fp16 keeps 10 fraction bits, loses what lies below :math:`2^{-24}` and overflows to infinity above 65504; bf16
-    keeps 7 bits and tf32 10 bits, both with the exponents of fp32. Ties go to even, those of tf32 away from zero.
+    fp16 (and ``fp16_accumulate``, the same numbers) keeps 10 fraction bits, loses what lies below :math:`2^{-24}`
+    and overflows to infinity above 65504; bf16 keeps 7 bits and tf32 10 bits, both with the exponents of fp32. Ties
+    go to even, those of tf32 away from zero.
 
     Raises:
         InputError: unknown precision.
     """
-    if precision == "fp16":
+    if precision in ("fp16", "fp16_accumulate"):
         return x.half().float()
     if precision == "bf16":
         return x.bfloat16().float()
@@ -82,9 +84,11 @@ class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 class Rounding(DispatchMode):  # type: ignore[no-untyped-call]  # torch's own __init_subclass__
     """Inside this context every ATen operation gives what hardware of ``precision`` would store.
 
-    fp16, bf16: each fp32 output is rounded when it is written; sums inside convolutions, matrix products, norms
-    and softmax stay in fp32, as in tensor cores and fused kernels. tf32: the operands of convolutions and matrix
-    products are rounded, everything else is fp32. Views are left alone, operations in place round in place.
+    fp16, bf16: each fp32 output is rounded when it is written; sums inside convolutions, matrix products, norms and
+    softmax stay in fp32, as in tensor cores and fused kernels. fp16_accumulate: as fp16, but the sums of
+    convolutions and matrix products are kept in fp16 as well, see `holdfast.deploy.emulate_sums.half_sums`. tf32:
+    the operands of convolutions and matrix products are rounded, everything else is fp32. Views are left alone,
+    operations in place round in place.
 
     Use it under `torch.no_grad` with inputs and weights rounded beforehand (`rounded_copy`, `round_to`).
     """
@@ -102,7 +106,8 @@ class Rounding(DispatchMode):  # type: ignore[no-untyped-call]  # torch's own __
             chosen = factors(func)
             rounded = (_round_tf32(a) if i in chosen and a.dtype is torch.float32 else a for i, a in enumerate(args))
             return func(*rounded, **(kwargs or {}))
-        result = func(*args, **(kwargs or {}))
+        in_fp16 = half_sums(func) if self.precision == "fp16_accumulate" and _multiplies_fp32(args) else None
+        result = (in_fp16 or func)(*args, **(kwargs or {}))
         if not _is_view(func):
             _round_written(result, _ROUND_IN_PLACE[self.precision])
         return result
@@ -113,6 +118,10 @@ def factors(func: Any) -> tuple[int, ...]:
     if func not in _MATRIX:
         return ()
     return (0, 1, 2) if func in _ATTENTION else (1, 2) if func in _BIAS_FIRST else (0, 1)
+
+
+def _multiplies_fp32(args: tuple[Any, ...]) -> bool:
+    return bool(args) and isinstance(args[0], Tensor) and args[0].dtype is torch.float32
 
 
 @cache
@@ -132,5 +141,6 @@ def _round_written(result: Any, round_in_place: Callable[[Tensor], object]) -> N
 
 _ROUND_IN_PLACE: dict[str, Callable[[Tensor], object]] = {
     "fp16": lambda x: x.copy_(x.half()),
+    "fp16_accumulate": lambda x: x.copy_(x.half()),
     "bf16": lambda x: x.copy_(x.bfloat16()),
 }

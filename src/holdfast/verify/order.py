@@ -18,7 +18,9 @@ from holdfast.weights import files
 
 __all__ = ["Order", "Source", "load_source", "read_margins"]
 
-SUBJECTS = ("eager:fp32", "emulated:tf32", "emulated:fp16", "onnxruntime:fp32", "onnxruntime:int8")
+SUBJECTS = (
+    "eager:fp32", "emulated:tf32", "emulated:fp16", "emulated:fp16_accumulate", "onnxruntime:fp32", "onnxruntime:int8",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from holdfast.verify.measure import (
     wobbles,
 )  # fmt: skip
 from holdfast.verify.order import Order
-from holdfast.verify.sentence import attribution
+from holdfast.verify.sentence import attribution, fp16_range
 from holdfast.verify.why import Why, why
 
 __all__ = ["Ran", "Verification", "verify"]
@@ -62,7 +62,7 @@ class Verification:
         floor: the noise floor.
         cells: mean of each metric by split, pipeline and subject: the two-factor table.
         compared: subjects and pipelines against the reference.
-        sentence: whether the input or the arithmetic is to blame.
+        sentence: whether the input or the arithmetic is to blame, and the range of fp16 where it was emulated.
         why: causes found in graphs from elsewhere.
         hazards: what in the exported graph goes wrong in fp16, where a subject runs in it.
         environment: versions and hardware.
@@ -129,7 +129,7 @@ def verify(order: Order, *, quiet: bool = False) -> Verification:
             floor=floor,
             cells=table,
             compared=compared,
-            sentence=attribution(compared),
+            sentence=f"{attribution(compared)} {fp16_range(compared)}".strip(),
             why=tuple(why(cells)),
             hazards=_hazards(cells),
             environment=environment(),
@@ -138,7 +138,7 @@ def verify(order: Order, *, quiet: bool = False) -> Verification:
 
 def _hazards(cells: Cells) -> tuple[Hazard, ...]:
     """Errors that lint finds in the graph; none where nothing runs in fp16 or the model cannot be exported."""
-    if all(opened.subject.precision != "fp16" for opened in cells.opened):
+    if not any(opened.subject.precision.startswith("fp16") for opened in cells.opened):
         return ()
     try:
         graph = export_onnx(cells.model, cells.few(2), cells.order.out / "artefacts").path

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from holdfast.deploy.parity import Finding
 from holdfast.verify.measure import Compared
 
-__all__ = ["amount", "attribution"]
+__all__ = ["amount", "attribution", "fp16_range"]
 
 CLEAR = 2.0
 """A factor that moves the outputs more than twice as far as the other is the one to look at."""
+
+FP32_SUMS, FP16_SUMS = "emulated:fp16", "emulated:fp16_accumulate"
 
 
 def attribution(compared: Sequence[Compared]) -> str:
@@ -29,6 +31,25 @@ def attribution(compared: Sequence[Compared]) -> str:
         return f"{said}; with one pipeline nothing is known of the input."
     pipeline, shifted = source[0].pipeline, source[1]
     return f"{said}, the input under {pipeline} by {amount(shifted)}{_blame(moved, shifted)}."
+
+
+def fp16_range(compared: Sequence[Compared]) -> str:
+    """Between what an fp16 engine lies, as its kernels may keep sums in fp32 or in fp16: the task's first drift.
+
+    Empty unless both were emulated.
+    """
+    moved = {
+        part.subject: finding
+        for part in reversed(compared)  # the first split and pipeline win
+        if part.factor == "arithmetic" and part.subject in (FP32_SUMS, FP16_SUMS)
+        for finding in [next((f for f in part.findings if f.kind == "displacement"), None)]
+        if finding is not None
+    }
+    if len(moved) < 2:
+        return ""
+    exact, rounded = amount(moved[FP32_SUMS]), amount(moved[FP16_SUMS])
+    name = moved[FP32_SUMS].name
+    return f"Emulated, fp16 moves {name} by {exact} with sums in fp32 and by {rounded} with sums in fp16."
 
 
 def _worst(compared: Sequence[Compared], factor: str) -> tuple[Compared, Finding] | None:

@@ -12,8 +12,11 @@ from holdfast.core.config import Training
 from holdfast.core.errors import InputError, NoEffectError
 from holdfast.data.table import Table
 from holdfast.methods.adversarial import Adversarial
+from holdfast.methods.freeat import FreeAT
 from holdfast.methods.mixup import Mixup
-from holdfast.train.guard import Guard, GuardWarning, RunningGuard, gentler
+from holdfast.methods.trades import TRADES
+from holdfast.methods.vat import VAT
+from holdfast.train.guard import Guard, GuardWarning, RunningGuard
 from holdfast.train.loop import TrainingRun, train
 from holdfast.train.objective import Objective
 from holdfast.weights.ema import EMA
@@ -23,9 +26,9 @@ def task_of():
     return classification(failed=lambda outputs, batch: outputs.argmax(1) != batch["y"])
 
 
-def started(attack=None, foreign=False, probe=None, **options):
+def started(attack=None, foreign=False, probe=None, methods=None, **options):
     task = task_of()
-    objective = Objective(task, [Adversarial(attack=attack or FGSMRS(eps=16), clean_weight=0)])
+    objective = Objective(task, methods or [Adversarial(attack=attack or FGSMRS(eps=16), clean_weight=0)])
     model = model_of(task)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     average = EMA(decay=0.9).start(model)
@@ -125,6 +128,27 @@ def test_it_gives_up_after_the_declared_number_of_changes(monkeypatch):
     assert "nothing was changed" in guard.events[2]
 
 
+def test_every_method_with_the_attack_is_changed(monkeypatch):
+    script(monkeypatch, [(0.6, 0.5), (0.9, 0.0)])
+    attack = PGD(eps=16, steps=2)
+    trained = [TRADES(attack=attack), Adversarial(attack=FGM(eps=1.0), tap="0"), VAT(), Mixup()]
+    guard, objective, *_ = started(methods=trained, remedy="two_steps")
+    assert [guard.check(), guard.check()] == ["good", "catastrophic"]
+    assert objective.methods == (TRADES(attack=PGD(eps=16, steps=4)), *trained[1:])
+
+
+def test_an_attack_without_a_gentler_form_is_watched_and_nothing_else(monkeypatch):
+    script(monkeypatch, [(0.6, 0.5), (0.9, 0.0)])
+    guard, objective, model, optimiser, average = started(methods=[FreeAT(eps=16, replays=2)])
+    assert guard.check() == "good"
+    steps(objective, model, optimiser, average)
+    moved = [v.clone() for v in model.state_dict().values()]
+    assert guard.check() == "catastrophic"
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), moved, strict=True))
+    assert "nothing was changed, Guard: no gentler form of FreeAT" in guard.events[0]
+    assert guard.changes == 0
+
+
 def test_robust_overfitting_is_reported_once_and_the_best_weights_are_kept(monkeypatch):
     script(monkeypatch, [(0.6, s) for s in (0.4, 0.5, 0.45, 0.46, 0.44, 0.43)])
     guard, objective, model, optimiser, average = started(patience=2)
@@ -156,19 +180,6 @@ def test_a_rollback_goes_on_with_new_draws():
     guard._roll_back(0.9, 0.0)
     objective.index += 1
     assert not torch.equal(objective.terms(model, images())[0].views[0]["image"], before)
-
-
-@pytest.mark.parametrize(
-    ("attack", "remedy", "expected"),
-    [
-        (FGSM(eps=4), "halve", PGD(eps=4, steps=2, random_start=False)),
-        (FGSMRS(eps=4, norm="l2"), "two_steps", PGD(eps=4, steps=2, norm="l2")),
-        (PGD(eps=4, alpha=2.0), "halve", PGD(eps=4, alpha=1.0)),
-        (PGD(eps=4, steps=3), "two_steps", PGD(eps=4, steps=6)),
-    ],
-)
-def test_gentler_attacks(attack, remedy, expected):
-    assert gentler(attack, remedy) == expected
 
 
 def run_of(folder, **changes):
@@ -215,7 +226,5 @@ def test_refusals():
     task = task_of()
     with pytest.raises(NoEffectError, match="no method attacks inputs"):
         Guard().start(task, images(), Objective(task, [Mixup()]), model_of(task))
-    with pytest.raises(InputError, match="no gentler form of Odd"):
-        gentler(type("Odd", (), {})(), "halve")
     with pytest.raises(InputError, match="positive counts"):
         Guard(samples=0)

@@ -337,6 +337,7 @@ class RunningAverage(Protocol):
         """Resume."""
 
 
+@runtime_checkable
 class Attack(Protocol):
     """The inner step of an attack, wrapped by `holdfast.attacks.seal.perturb`, which owns every promise.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from holdfast.attacks.fgsm import FGSM
-from holdfast.attacks.fgsm_rs import FGSMRS
 from holdfast.attacks.pgd import PGD
 from holdfast.attacks.seal import crafting, perturb
 from holdfast.core.contracts import Attack, Batch, Task
-from holdfast.core.errors import InputError, NoEffectError
-from holdfast.methods.adversarial import Adversarial
+from holdfast.core.errors import InputError
 from holdfast.train.draws import generator
 from holdfast.train.objective import Objective, unwrap
+from holdfast.train.watched import Remedy, attack_of, gentler_method, in_ball_of, watched
 
 __all__ = ["Guard", "GuardWarning", "RunningGuard"]
 
@@ -41,7 +40,8 @@ class Guard:
     *Catastrophic overfitting*: the many-step score has fallen below ``collapse`` times the best so far; or below that
     best and below ``collapse`` times the one-step score; or below a tenth of the one-step score. Model, optimiser and
     objective go back to the last good check, and the training attack is changed: ``"halve"`` halves its step,
-    ``"two_steps"`` puts two steps in the place of one; at most ``rollbacks`` times.
+    ``"two_steps"`` puts two steps in the place of one; at most ``rollbacks`` times. An attack of which no gentler form
+    is known (FreeAT's, power iteration) is watched, and nothing is changed.
 
     *Robust overfitting*: no new best score in ``patience`` checks. It is reported; the best weights are kept anyway.
 
@@ -62,7 +62,7 @@ class Guard:
     samples: int = 256
     collapse: float = 0.5
     patience: int = 5
-    remedy: Literal["halve", "two_steps"] = "two_steps"
+    remedy: Remedy = "two_steps"
     rollbacks: int = 3
     seed: int = 0
 
@@ -110,7 +110,7 @@ class RunningGuard:
 
     def __init__(self, guard: Guard, task: Task, held_out: Batch, objective: Objective, model: nn.Module,
                  optimiser: Optimizer | None, also: Sequence[Stateful]) -> None:  # fmt: skip
-        watched_attack(objective)
+        watched(objective.methods)
         self.guard, self.task, self.held_out = guard, task, held_out
         self.objective, self.model, self.optimiser = objective, model, optimiser
         self.events: list[str] = []
@@ -153,25 +153,30 @@ class RunningGuard:
         if not self._back or self.changes == self.guard.rollbacks:
             self._say(f"{found}; nothing was changed")
             return
+        try:
+            weaker = self._weaker()
+        except InputError as error:
+            self._say(f"{found}; nothing was changed, {error}")
+            return
         index = self.objective.index
         for piece, state in zip(self._back, copy.deepcopy(self._good), strict=True):
             piece.load_state_dict(state)
         self.objective.index = index  # draws go on, they do not repeat
+        first, _ = watched(weaker)
+        self._say(f"{found}; back to the last good state, {self.objective.methods[first]} becomes {weaker[first]}")
+        self.objective.methods = weaker
         self.changes += 1
-        self._say(f"{found}; back to the last good state, {self._change()}")
 
-    def _change(self) -> str:
-        """Weaken the training attack; what was done."""
-        attack = watched_attack(self.objective)
-        new = gentler(attack, self.guard.remedy)
-        self.objective.methods = tuple(
-            replace(method, attack=new) if isinstance(method, Adversarial) and method.attack == attack else method
-            for method in self.objective.methods
+    def _weaker(self) -> tuple[Any, ...]:
+        """The methods with the training attack weakened in each that has it."""
+        first, attack = watched(self.objective.methods)
+        return tuple(
+            gentler_method(method, self.guard.remedy) if i == first or _has(method, attack) else method
+            for i, method in enumerate(self.objective.methods)
         )
-        return f"training attack {attack} becomes {new}"
 
     def _measure(self) -> tuple[float, float]:
-        attack = watched_attack(self.objective)
+        _, attack = watched(self.objective.methods)
         return self._score(FGSM(eps=attack.eps, norm=attack.norm)), self._score(in_ball_of(attack, self.guard.attack))
 
     def _score(self, attack: Attack) -> float:
@@ -207,52 +212,12 @@ class RunningGuard:
         self.best, self._good = dict(state["best"]), list(state["good"])
         self._best_score, self._since_best = float(state["best_score"]), int(state["since_best"])
         while self.changes < int(state["changes"]):
-            self._change()
+            self.objective.methods = self._weaker()
             self.changes += 1
 
 
-def watched_attack(objective: Objective) -> Attack:
-    """The first attack on inputs among an objective's methods.
-
-    Raises:
-        NoEffectError: there is none.
-    """
-    for method in objective.methods:
-        if isinstance(method, Adversarial) and not method.tap:
-            return method.attack
-    raise NoEffectError("no method attacks inputs, there is nothing to guard", where="Guard",
-                        fix="use it with `adversarial`, without a tap")  # fmt: skip
-
-
-def in_ball_of(watched: Attack, attack: Any) -> Attack:
-    """The attack with the budget of the one that is watched, counted in the same norm.
-
-    Raises:
-        InputError: it works in another norm only.
-    """
-    budget = {"eps": watched.eps} | ({} if attack.norm == watched.norm else {"norm": watched.norm})
-    try:
-        changed: Attack = replace(attack, **budget)
-        return changed
-    except ValueError as error:
-        raise InputError(f"{type(attack).__name__} has no norm {watched.norm!r}", where="Guard",
-                         fix="give an attack that has, e.g. pgd") from error  # fmt: skip
-
-
-def gentler(attack: Any, remedy: Literal["halve", "two_steps"]) -> Attack:
-    """The training attack with half its step, or with two steps for one (twice as many for one of several)."""
-    if isinstance(attack, FGSMRS) and remedy == "halve":
-        return replace(attack, step=attack.step / 2)
-    if isinstance(attack, FGSM | FGSMRS):
-        start = isinstance(attack, FGSMRS)
-        return PGD(eps=attack.eps, steps=2, norm=attack.norm, random_start=start)
-    if isinstance(attack, PGD) and remedy == "halve" and attack.alpha is not None:
-        return replace(attack, alpha=attack.alpha / 2)
-    if isinstance(attack, PGD):
-        return replace(attack, steps=2 * attack.steps)
-    raise InputError(
-        f"no gentler form of {type(attack).__name__} is known", where="Guard", fix="use fgsm, fgsm_rs or pgd"
-    )
+def _has(method: Any, attack: Attack) -> bool:
+    return attack_of(method) is not None and getattr(method, "attack", None) == attack
 
 
 def _shared(scores: tuple[float, float]) -> tuple[float, float]:

@@ -229,4 +229,4 @@ def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
 
 
 def test_pieces_are_small() -> None:
-    assert stream._PIECE_BYTES * stream._GROUP <= 4 * 2**20
+    assert 8 * (stream._PIECE + stream._WIDENED) <= 16 * 2**20

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import struct
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -20,7 +22,7 @@ from torch import Tensor
 from holdfast.core.errors import InputError
 from holdfast.weights import files
 
-__all__ = ["Opened", "Place", "Row", "open_checkpoint", "sha256"]
+__all__ = ["Opened", "Place", "open_checkpoint", "sha256"]
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -32,30 +34,19 @@ NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 """torch dtype -> its name in a safetensors header."""
 
 
-class Row(NamedTuple):
-    """A contiguous vector to read into, and the memory behind it."""
-
-    values: Tensor
-    memory: memoryview
-
-    @classmethod
-    def of(cls, values: Tensor) -> Row:
-        """The row of a contiguous vector."""
-        return cls(values, values.view(torch.uint8).numpy().data)
-
-
 @dataclass(frozen=True)
 class Place:
     """One entry of an opened checkpoint.
 
     Args:
         dtype, shape: of the entry.
-        read: ``(start, row)`` fills ``row`` with the elements from ``start`` on, in row-major order.
+        piece: ``(start, length)`` -> that many elements from ``start`` on, in row-major order, as a vector. It may
+            show the file itself: read it, do not write to it, and copy what is to outlive the opened checkpoint.
     """
 
     dtype: torch.dtype
     shape: torch.Size
-    read: Callable[[int, Row], None]
+    piece: Callable[[int, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -75,17 +66,15 @@ class Opened:
     def tensor(self, name: str) -> Tensor:
         """One entry as a whole."""
         place = self.places[name]
-        values = torch.empty(place.shape.numel(), dtype=place.dtype)
-        place.read(0, Row.of(values))
-        return values.view(place.shape)
+        return place.piece(0, place.shape.numel()).clone().view(place.shape)
 
 
 @contextlib.contextmanager
 def open_checkpoint(path: Path | str, *, key: str | None = None) -> Iterator[Opened]:
     """Open a file that `holdfast.weights.files.load` would read; the same forms and the same refusals.
 
-    safetensors files are read piece by piece, ``.pt`` files through a memory map; ``.pt`` files from before torch 1.6
-    cannot be mapped and are loaded whole.
+    Files are mapped into memory, so that what is read costs no copy; ``.pt`` files from before torch 1.6 cannot be
+    mapped and are loaded whole.
 
     Raises:
         InputError: a missing, truncated or malicious file, or no state dict inside.
@@ -105,7 +94,7 @@ def open_checkpoint(path: Path | str, *, key: str | None = None) -> Iterator[Ope
             source = {"format": "safetensors"}
         else:
             state, metadata, source = files.load_pickle(path, key, mapped=True)
-            places = {name: Place(t.dtype, t.shape, partial(_copy_piece, t)) for name, t in state.items()}
+            places = {name: Place(t.dtype, t.shape, partial(_piece_of_tensor, t)) for name, t in state.items()}
         places, prefix = files.strip_prefix(places)
         yield Opened(path, places, {**metadata, "source": {"file": path.name, **source, "prefix": prefix}})
 
@@ -118,39 +107,51 @@ def _open_safetensors(path: Path, stack: contextlib.ExitStack) -> tuple[dict[str
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        places = {name: _place(path, file.fileno(), 8 + length, entry) for name, entry in header.items()}
+        mapped = _Mapped(path, file.fileno())
+        places = {name: _place(mapped, 8 + length, entry) for name, entry in header.items()}
     except Exception as error:  # the reader's own errors have no common base that is public
         raise files.damaged(path, error) from error
     return places, metadata
 
 
-def _place(path: Path, descriptor: int, data: int, entry: Mapping[str, Any]) -> Place:
+class _Mapped:
+    """A file as memory."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path, self._descriptor = path, descriptor
+        memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given buffer is not writable")  # nobody writes
+            self._bytes = torch.frombuffer(memory, dtype=torch.uint8)
+
+    def values(self, begin: int, dtype: torch.dtype, length: int) -> Tensor:
+        """The numbers that stand from byte ``begin`` on, uncopied where they are aligned."""
+        end = begin + length * dtype.itemsize
+        if end > os.fstat(self._descriptor).st_size:  # to touch what is gone would end the process
+            raise InputError("became shorter while it was read", where=str(self.path), fix="wait until it is written")
+        found = self._bytes[begin:end]
+        return (found if begin % dtype.itemsize == 0 else found.clone()).view(dtype)
+
+
+def _place(mapped: _Mapped, data: int, entry: Mapping[str, Any]) -> Place:
     if entry["dtype"] not in _DTYPES:
-        raise InputError(f"dtype {entry['dtype']} cannot be averaged", where=str(path), fix="convert the file")
-    dtype = _DTYPES[entry["dtype"]]
-    read = partial(_read_piece, path, descriptor, data + entry["data_offsets"][0], dtype.itemsize)
-    return Place(dtype, torch.Size(entry["shape"]), read)
+        raise InputError(f"dtype {entry['dtype']} cannot be averaged", where=str(mapped.path), fix="convert the file")
+    dtype, begin = _DTYPES[entry["dtype"]], data + entry["data_offsets"][0]
+
+    def piece(start: int, length: int) -> Tensor:
+        return mapped.values(begin + start * dtype.itemsize, dtype, length)
+
+    return Place(dtype, torch.Size(entry["shape"]), piece)
 
 
-def _read_piece(path: Path, descriptor: int, begin: int, itemsize: int, start: int, row: Row) -> None:
-    rest, offset = row.memory, begin + start * itemsize
-    while len(rest):
-        got = os.preadv(descriptor, [rest], offset)
-        if not got:
-            raise InputError("became shorter while it was read", where=str(path), fix="wait until it is written")
-        rest, offset = rest[got:], offset + got
-
-
-def _copy_piece(tensor: Tensor, start: int, row: Row) -> None:
-    length = row.values.numel()
+def _piece_of_tensor(tensor: Tensor, start: int, length: int) -> Tensor:
     if tensor.is_contiguous():
-        row.values.copy_(tensor.view(-1)[start : start + length])
-        return
+        return tensor.view(-1)[start : start + length]
     # Row by row: flattening a transposed tensor as a whole would copy it.
     width = max(1, tensor[0].numel()) if tensor.dim() else 1
     first, last = start // width, -(-(start + length) // width)
     skip = start - first * width
-    row.values.copy_(tensor[first:last].reshape(-1)[skip : skip + length])
+    return tensor[first:last].reshape(-1)[skip : skip + length]
 
 
 def sha256(path: Path) -> str:

@@ -122,6 +122,13 @@ def test_a_task_without_symptoms_and_a_clip_that_is_too_short_are_refused(weight
         read_clips(tmp_path, "image")["short"]()
 
 
+def test_frames_of_another_size_are_refused(weights, task, tmp_path) -> None:
+    np.savez(tmp_path / "wide.npz", image=np.zeros((5, 1, 8, 20), np.float32))
+    order, found = _cases(weights, task, tmp_path, tmp_path / "out")
+    with pytest.raises(InputError, match=r"clip 'wide': 'image' of a frame is \(1, 8, 20\), of task .* \(1, 8, 16\)"):
+        compare_cases(order, found, quiet=True)
+
+
 def test_clips_are_splits_of_the_task_and_one_group_each(clips) -> None:
     task = with_clips(tiny_task.tiny(), read_clips(clips, "image"))
     assert len(task.data("jumping")) == 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -14,6 +15,7 @@ from holdfast.core.contracts import Batch, Metric, Outputs, Picture, Task
 from holdfast.core.errors import InputError, nearest
 from holdfast.core.fingerprint import environment
 from holdfast.core.progress import Progress
+from holdfast.core.space import get_leaf
 from holdfast.data.samples import Samples
 from holdfast.data.table import sensor_batch
 from holdfast.deploy.floor import eager_changes
@@ -128,7 +130,8 @@ def compare_cases(
         quiet: no progress.
 
     Raises:
-        InputError: the task declares no symptoms, or names that it does not know.
+        InputError: the task declares no symptoms, names that it does not know, or frames of another size than the
+            task's own.
     """
     task = order.source.task
     if not task.symptoms:
@@ -137,6 +140,7 @@ def compare_cases(
     known = [metric.name for metric in task.symptoms]
     if unknown := sorted(set(order.margins) - set(known)):
         raise InputError(f"no symptom {unknown[0]!r}", where="--margin", fix=nearest(unknown[0], known))
+    clips = {name: partial(_framed_alike, order, name, read) for name, read in clips.items()}
     new = _on_clips(order, clips)
     replace(new, margins={}).check()
     with Progress(quiet=quiet) as progress, ExitStack() as stack:
@@ -175,6 +179,21 @@ def judge_symptom(metric: Metric, before: float, after: float, *, floor: float, 
 def _on_clips(order: Order, clips: Mapping[str, Callable[[], Samples]]) -> Order:
     source = replace(order.source, task=with_clips(order.source.task, clips))
     return replace(order, source=source, frames=next(iter(clips)), sequences="")
+
+
+def _framed_alike(order: Order, clip: str, read: Callable[[], Samples]) -> Samples:
+    """The clip; frames of another size would be squeezed by the pipeline, and the geometry be silently wrong."""
+    frames = read()
+    task = order.source.task
+    own = task.data(order.frames)[0]
+    for path, _ in task.space:
+        ours, theirs = (tuple(get_leaf(sample, path).shape) for sample in (own, frames[0]))
+        if ours != theirs:
+            raise InputError(
+                f"{path!r} of a frame is {theirs}, of task {task.name!r} it is {ours}", where=f"clip {clip!r}",
+                fix="record, crop and scale clips as the task's own frames",
+            )  # fmt: skip
+    return frames
 
 
 def _described(source: Source) -> dict[str, Any]:

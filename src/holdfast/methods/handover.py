@@ -66,7 +66,9 @@ class Accumulated:
     def add(self, loss: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
         """Add a scalar loss, and return its gradients with respect to ``others``."""
         scale = internal_scale(loss)
-        found = torch.autograd.grad(loss * scale, [*self.parameters, *others], allow_unused=True)
+        found = torch.autograd.grad(
+            loss if scale == 1 else loss * scale, [*self.parameters, *others], allow_unused=True
+        )
         own, rest = found[: len(self.parameters)], found[len(self.parameters) :]
         for i, gradient in enumerate(own):
             if gradient is not None:

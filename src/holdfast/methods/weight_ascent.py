@@ -24,7 +24,7 @@ def ascent_gradient(
     points = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     value = loss(points)
     scale = internal_scale(value)
-    found = torch.autograd.grad(value * scale, list(points.values()), allow_unused=True)
+    found = torch.autograd.grad(value if scale == 1 else value * scale, list(points.values()), allow_unused=True)
     gradients = {name: g / scale if scale != 1 else g for name, g in zip(points, found, strict=True) if g is not None}
     if not gradients:
         raise NoEffectError("the loss depends on no parameter that is trained", where=who)

@@ -71,12 +71,12 @@ def functional(model: nn.Module, terms: Sequence[Term], perturbation: WeightPert
 
 
 @contextmanager
-def _exchanged(model: nn.Module, others: Mapping[int, Tensor]) -> Iterator[None]:
+def _exchanged(model: nn.Module, others: Mapping[int, Any]) -> Iterator[None]:
     """Tensors in the place of the model's parameters and buffers, by the ``id`` of these; tied ones change together.
 
     What `torch.func.functional_call` does, without its checks, which take a third of a small model's step.
     """
-    places = [
+    places: list[tuple[dict[str, Any], str, Any]] = [
         (held, name, tensor)
         for module in model.modules()
         for held in (module._parameters, module._buffers)
@@ -85,11 +85,11 @@ def _exchanged(model: nn.Module, others: Mapping[int, Tensor]) -> Iterator[None]
     ]
     try:
         for held, name, tensor in places:
-            held[name] = others[id(tensor)]  # type: ignore[assignment]  # a parameter plus something is none
+            held[name] = others[id(tensor)]
         yield
     finally:
         for held, name, tensor in places:
-            held[name] = tensor  # type: ignore[assignment]
+            held[name] = tensor
 
 
 class _Statistics:

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from fake_tensorrt import Memory, package, plan_of
+from safetensors.numpy import save_file
 
 from holdfast.core.contracts import PrecisionPlan
 from holdfast.core.errors import BackendError, InputError
@@ -59,6 +60,23 @@ def test_the_kit_runs_without_holdfast_and_comes_back(kit, model, images, tmp_pa
     subject.close()
     with pytest.raises(BackendError, match="closed"):
         subject.run(images)
+
+
+def test_the_same_arrays_may_come_back_as_safetensors(kit, model, images, tmp_path) -> None:
+    record.main(["--onnxruntime", str(kit / "model.onnx"), "--kit", str(kit), "--out", str(tmp_path / "outputs.npz")])
+    with np.load(tmp_path / "outputs.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files if name != "about"}
+        about = str(archive["about"])
+    path = tmp_path / "outputs.safetensors"
+    save_file(arrays, path, metadata={"about": about})
+    replayed = [_subject(p, "fp32", model).run(images)["scores"] for p in (path, tmp_path / "outputs.npz")]
+    assert torch.equal(*replayed)
+    save_file(arrays, path)
+    with pytest.raises(InputError, match="is no recording"):
+        read_recording(path)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="is no recording"):
+        read_recording(path)
 
 
 def test_a_function_of_the_user_is_recorded_by_output_name(kit, model, images, tmp_path, monkeypatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from holdfast.core.contracts import Outputs
@@ -133,16 +134,18 @@ def _distinct(inputs: list[Tensor]) -> tuple[list[Tensor], np.ndarray]:
 
 
 def read_recording(path: Path) -> Recording:
-    """Outputs brought back from a target.
+    """Outputs brought back from a target: the ``npz`` of ``record.py``, or the same arrays as ``.safetensors``.
+
+    Arrays are ``index`` uint8 (N, 16) and ``output_0``, ``output_1``, ... (N, ...); ``about``, the provenance, is
+    JSON: an array of text in an ``npz``, an entry of the metadata in safetensors.
 
     Raises:
         InputError: no such file, not a recording, without provenance, or with outputs of another length.
     """
     where = str(path)
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        about = json.loads(str(arrays.pop("about")))
+        told, arrays = (_from_safetensors if path.suffix == ".safetensors" else _from_npz)(path)
+        about = json.loads(told)
         index = arrays.pop("index")
     except FileNotFoundError:
         raise InputError("no such file", where=where, fix="give the outputs.npz that record.py wrote") from None
@@ -157,6 +160,17 @@ def read_recording(path: Path) -> Recording:
         raise InputError(f"{[o.shape for o in outputs]} outputs for {len(index)} samples", where=where)
     rows = {bytes(key): i for i, key in enumerate(index.astype(np.uint8))}
     return Recording(about=about, rows=rows, outputs=tuple(map(_tensor, outputs)), where=where)
+
+
+def _from_npz(path: Path) -> tuple[str, dict[str, Any]]:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    return str(arrays.pop("about")), arrays
+
+
+def _from_safetensors(path: Path) -> tuple[str, dict[str, Any]]:
+    with safe_open(path, framework="np") as archive:
+        return archive.metadata()["about"], {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 - not a mapping
 
 
 def _tensor(array: np.ndarray) -> Tensor:

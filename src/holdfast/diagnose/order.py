@@ -13,7 +13,7 @@ __all__ = ["Kind", "Order", "kind_of"]
 
 Kind = Literal["weights", "graph", "recorded"]
 QUICK_SAMPLES = 96
-QUICK_SECONDS = 48.0
+QUICK_SECONDS = 45.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ __all__ = ["average_files"]
 
 _PIECE = 1 << 20
 """Numbers of one entry of one file added at a time; the sum of so many stays in the cache."""
-_WIDENED = 1 << 17
+_WIDENED = 1 << 16
 """Numbers converted to the precision of the sum at a time."""
 _WRITTEN_BYTES = 1 << 18
 """Written at a time: ext4 takes four times the CPU for pieces of 4 MiB."""
@@ -149,28 +149,27 @@ class _Adder:
         dtype = parts[0][1].dtype
         wide = torch.float32 if dtype.itemsize == 1 else torch.promote_types(dtype, torch.float32)
         total = self._room("sum", wide, _PIECE)[:length]
-        total.copy_(parts[0][1].piece(start, length))
-        self._squares[1] += _square(total)
-        if self._weights[0] != 1.0:
-            total *= self._weights[0]
-        for (_, place), weight in zip(parts[1:], self._weights[1:], strict=True):
-            self._add(total, place.piece(start, length), weight)
-        if self._common != 1.0:
-            total *= self._common
+        block = _PIECE if dtype == wide else _WIDENED
+        pieces = [torch.split(place.piece(start, length), block) for _, place in parts]
+        for into, *values in zip(torch.split(total, block), *pieces, strict=True):
+            self._sum(into, values)
         square = _square(total)
         if not math.isfinite(square) and not bool(total.sum().isfinite()):
             _refuse(name, parts, start, total)
         self._squares[0] += square
         return total.to(dtype)
 
-    def _add(self, total: Tensor, values: Tensor, weight: float) -> None:
-        if values.dtype == total.dtype:
-            total.add_(values, alpha=weight)
-            return
-        for begin in range(0, len(values), _WIDENED):
-            part = values[begin : begin + _WIDENED]
-            widened = self._room("widened", total.dtype, _WIDENED)[: len(part)].copy_(part)
-            total[begin : begin + _WIDENED].add_(widened, alpha=weight)
+    def _sum(self, into: Tensor, values: Sequence[Tensor]) -> None:
+        """``into = sum_k c_k values_k``, through one room where they have to be converted first."""
+        into.copy_(values[0])
+        self._squares[1] += _square(into)
+        if self._weights[0] != 1.0:
+            into *= self._weights[0]
+        room = None if values[0].dtype == into.dtype else self._room("widened", into.dtype, _WIDENED)[: len(into)]
+        for vector, weight in zip(values[1:], self._weights[1:], strict=True):
+            into.add_(vector if room is None else room.copy_(vector), alpha=weight)
+        if self._common != 1.0:
+            into *= self._common
 
     def _room(self, what: str, dtype: torch.dtype, length: int) -> Tensor:
         """A vector that is kept: memory that is new in every piece has to be mapped."""

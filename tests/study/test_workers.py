@@ -29,6 +29,12 @@ def threads_of(variable: str, advance: Advance) -> tuple[str, int]:
     return os.environ[variable], torch.get_num_threads()
 
 
+def kind_of_tqdms_lock(_: str, advance: Advance) -> str:
+    from torch import hub
+
+    return type(hub.tqdm.get_lock()).__module__
+
+
 def refuse(what: str, advance: Advance) -> None:
     raise InputError(what, where="here", fix="mend it")
 
@@ -57,6 +63,10 @@ def test_jobs_wait_for_what_they_need(tmp_path: Path) -> None:
 
 def test_workers_have_one_thread() -> None:
     assert run(Job(name="a", call=threads_of, arguments=("OMP_NUM_THREADS",)), workers=1)["a"] == ("1", 1)
+
+
+def test_a_worker_has_no_semaphore_to_leave_behind() -> None:
+    assert run(Job(name="a", call=kind_of_tqdms_lock, arguments=("",)), workers=1)["a"] == "_thread"
 
 
 def test_failures_keep_their_kind_and_stop_only_what_needs_them(tmp_path: Path) -> None:

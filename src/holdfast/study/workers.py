@@ -218,6 +218,11 @@ def _start_worker(messages: Connection, parent: int) -> None:
     _messages = messages
     threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
     import torch
+    from torch import hub
+
+    if hasattr(hub.tqdm, "set_lock"):
+        # Exports show progress by tqdm, whose own lock is a semaphore that a stopped worker would leave behind.
+        hub.tqdm.set_lock(threading.RLock())
 
     torch.set_num_threads(1)
 

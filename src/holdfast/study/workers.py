@@ -220,9 +220,9 @@ def _start_worker(messages: Connection, parent: int) -> None:
     import torch
     from torch import hub
 
-    if hasattr(hub.tqdm, "set_lock"):
-        # Exports show progress by tqdm, whose own lock is a semaphore that a stopped worker would leave behind.
-        hub.tqdm.set_lock(threading.RLock())
+    # Exports show progress by tqdm, whose own lock is a semaphore that a stopped worker would leave behind. Torch has a
+    # stand-in without locks where tqdm is not installed.
+    getattr(vars(hub)["tqdm"], "set_lock", lambda _: None)(threading.RLock())
 
     torch.set_num_threads(1)
 

@@ -163,7 +163,8 @@ class RunningGuard:
             piece.load_state_dict(state)
         self.objective.index = index  # draws go on, they do not repeat
         first, _ = watched(weaker)
-        self._say(f"{found}; back to the last good state, {self.objective.methods[first]} becomes {weaker[first]}")
+        old, new = (_told(methods[first]) for methods in (self.objective.methods, weaker))
+        self._say(f"{found}; back to the last good state, {old} becomes {new}")
         self.objective.methods = weaker
         self.changes += 1
 
@@ -214,6 +215,11 @@ class RunningGuard:
         while self.changes < int(state["changes"]):
             self.objective.methods = self._weaker()
             self.changes += 1
+
+
+def _told(method: Any) -> str:
+    """The training attack, or the method that attacks on the way."""
+    return f"training attack {method.attack}" if hasattr(method, "attack") else str(method)
 
 
 def _has(method: Any, attack: Attack) -> bool:

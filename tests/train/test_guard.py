@@ -98,8 +98,7 @@ def test_a_collapse_rolls_everything_back_and_changes_the_attack(monkeypatch, co
     assert objective.methods[0].attack == FGSMRS(eps=16, step=1.0)
     assert "check 2: catastrophic overfitting" in guard.events[0]
     assert guard.events[0].endswith(
-        "training attack FGSMRS(eps=16, step=2.0, norm='linf') becomes "
-        "training attack FGSMRS(eps=16, step=1.0, norm='linf')"
+        "training attack FGSMRS(eps=16, step=2.0, norm='linf') becomes FGSMRS(eps=16, step=1.0, norm='linf')"
     )
     steps(objective, model, optimiser, average)
 

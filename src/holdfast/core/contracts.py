@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Artefact", "Attack", "Availability", "Average", "Backend", "Batch", "Corruption", "Drift", "Measurement",
     "Method", "Metric", "OnBytes", "Outputs", "Picture", "Pipeline", "PrecisionPlan", "Prepares", "Probe",
-    "ReadsFiles", "ReplacesStep", "Replays", "Session", "StandsIn", "Step", "Subject", "Surgery", "Task", "Term",
-    "UsesPlugIns", "UsesUnlabelled", "UsesVariants", "WeightPerturbation", "conventional_inputs",
+    "ReadsFiles", "Remedy", "ReplacesStep", "Replays", "Session", "StandsIn", "Step", "Subject", "Surgery", "Task",
+    "Term", "UsesPlugIns", "UsesUnlabelled", "UsesVariants", "Weakens", "WeightPerturbation", "conventional_inputs",
 ]  # fmt: skip
 
 Batch: TypeAlias = Any
@@ -32,6 +32,8 @@ Outputs: TypeAlias = Any
 """Whatever the model returns: a tensor or a nest of tensors."""
 Better: TypeAlias = Literal["lower", "higher", "neither"]
 Over: TypeAlias = Literal["sample", "sequence"]
+Remedy: TypeAlias = Literal["halve", "two_steps"]
+"""How a training attack that fails is weakened: by half its step, or by twice as many steps."""
 
 
 # --- what the user brings -------------------------------------------------------------------------------
@@ -278,6 +280,14 @@ class ReadsFiles(Protocol):
     @property
     def files(self) -> tuple[str, ...]:
         """Their paths."""
+
+
+@runtime_checkable
+class Weakens(Protocol):
+    """A method that knows a gentler form of its attack; one with a field ``attack`` need not say."""
+
+    def gentler(self, remedy: Remedy) -> Any:
+        """The method with half its attack's step (``halve``), or with twice as many (``two_steps``)."""
 
 
 @runtime_checkable

@@ -1,7 +1,8 @@
 """Convolutions and matrix products whose sums are kept in half precision, emulated in fp32.
 
 Which kernel an engine picks decides whether sums stay in fp32 or in fp16, and an emulation cannot know. Both are
-therefore emulated (precisions ``fp16`` and ``fp16_accumulate``), and what the engine does lies between them.
+therefore emulated (precisions ``fp16`` and ``fp16_accumulate``): a range to expect, no bound, as other algorithms and
+fusions round elsewhere.
 """
 
 from __future__ import annotations

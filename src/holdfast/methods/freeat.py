@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from holdfast.attacks.fgsm import FGSM
 from holdfast.attacks.geometry import along, uniform
-from holdfast.core.contracts import Step, Term
+from holdfast.core.contracts import Attack, Step, Term
 from holdfast.core.errors import ClashError, InputError, NoEffectError
 from holdfast.core.space import get_leaf, with_leaf
 from holdfast.methods.handover import EVALUATED_TWICE
@@ -59,6 +60,11 @@ class FreeAT:
     def __post_init__(self) -> None:
         if self.eps < 0 or self.replays < 1:
             raise InputError(f"eps {self.eps}, replays {self.replays}", where="FreeAT", fix="use at least one replay")
+
+    @property
+    def attack(self) -> Attack:
+        """One step to its budget, for those who watch it."""
+        return FGSM(eps=self.eps)
 
     def rewrite(self, terms: list[Term], step: Step) -> list[Term]:
         """The terms with the named one at the carried perturbation."""

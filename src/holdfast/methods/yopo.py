@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from holdfast.attacks.fgsm import FGSM
 from holdfast.attacks.seal import Ball, crafting, input_gradient
-from holdfast.core.contracts import Step, Surgery, Term
+from holdfast.core.contracts import Attack, Remedy, Step, Surgery, Term
 from holdfast.core.errors import InputError
 from holdfast.core.space import get_leaf, with_leaf
 from holdfast.methods.handover import EVALUATED_TWICE, Accumulated, shared_masks
@@ -72,6 +73,15 @@ class YOPO:
     def surgery(self) -> tuple[Surgery, ...]:
         """A tap on the first layer."""
         return (Taps(layers=(self.first,) if self.first else ()),)
+
+    @property
+    def attack(self) -> Attack:
+        """One step to its budget, for those who watch it."""
+        return FGSM(eps=self.eps)
+
+    def gentler(self, remedy: Remedy) -> YOPO:
+        """Half the step, or twice as many."""
+        return replace(self, alpha=self.alpha / 2) if remedy == "halve" else replace(self, steps=2 * self.steps)
 
     def rewrite(self, terms: list[Term], step: Step) -> list[Term]:
         """The terms with the named one computed over K passes and handed over."""

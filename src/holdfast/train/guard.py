@@ -15,11 +15,11 @@ from torch.optim import Optimizer
 from holdfast.attacks.fgsm import FGSM
 from holdfast.attacks.pgd import PGD
 from holdfast.attacks.seal import crafting, perturb
-from holdfast.core.contracts import Attack, Batch, Task
+from holdfast.core.contracts import Attack, Batch, Remedy, Task
 from holdfast.core.errors import InputError
 from holdfast.train.draws import generator
 from holdfast.train.objective import Objective, unwrap
-from holdfast.train.watched import Remedy, attack_of, gentler_method, in_ball_of, watched
+from holdfast.train.watched import attack_of, gentler_method, in_ball_of, watched
 
 __all__ = ["Guard", "GuardWarning", "RunningGuard"]
 
@@ -162,18 +162,19 @@ class RunningGuard:
         for piece, state in zip(self._back, copy.deepcopy(self._good), strict=True):
             piece.load_state_dict(state)
         self.objective.index = index  # draws go on, they do not repeat
-        first, _ = watched(weaker)
-        old, new = (_told(methods[first]) for methods in (self.objective.methods, weaker))
-        self._say(f"{found}; back to the last good state, {old} becomes {new}")
+        first, new = watched(weaker)
+        _, old = watched(self.objective.methods)
+        change = f"{old} becomes {new}" if old != new else f"{self.objective.methods[first]} becomes {weaker[first]}"
+        self._say(f"{found}; back to the last good state, training attack {change}")
         self.objective.methods = weaker
         self.changes += 1
 
     def _weaker(self) -> tuple[Any, ...]:
         """The methods with the training attack weakened in each that has it."""
-        first, attack = watched(self.objective.methods)
+        _, attack = watched(self.objective.methods)
         return tuple(
-            gentler_method(method, self.guard.remedy) if i == first or _has(method, attack) else method
-            for i, method in enumerate(self.objective.methods)
+            gentler_method(method, self.guard.remedy) if attack_of(method) == attack else method
+            for method in self.objective.methods
         )
 
     def _measure(self) -> tuple[float, float]:
@@ -215,15 +216,6 @@ class RunningGuard:
         while self.changes < int(state["changes"]):
             self.objective.methods = self._weaker()
             self.changes += 1
-
-
-def _told(method: Any) -> str:
-    """The training attack, or the method that attacks on the way."""
-    return f"training attack {method.attack}" if hasattr(method, "attack") else str(method)
-
-
-def _has(method: Any, attack: Attack) -> bool:
-    return attack_of(method) is not None and getattr(method, "attack", None) == attack
 
 
 def _shared(scores: tuple[float, float]) -> tuple[float, float]:

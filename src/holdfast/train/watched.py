@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from dataclasses import fields, replace
+from typing import Any
 
 from holdfast.attacks.fgsm import FGSM
 from holdfast.attacks.fgsm_rs import FGSMRS
 from holdfast.attacks.pgd import PGD
-from holdfast.core.contracts import Attack
+from holdfast.core.contracts import Attack, Remedy, Weakens
 from holdfast.core.errors import InputError, NoEffectError
-from holdfast.methods.freeat import FreeAT
-from holdfast.methods.yopo import YOPO
 
-__all__ = ["Remedy", "attack_of", "gentler", "gentler_method", "in_ball_of", "watched"]
-
-Remedy: TypeAlias = Literal["halve", "two_steps"]
+__all__ = ["attack_of", "gentler", "gentler_method", "in_ball_of", "watched"]
 
 
 def attack_of(method: Any) -> Attack | None:
-    """With what a method attacks inputs: its ``attack``, or for methods that attack on the way one step to their ball.
-
-    None for a method that attacks nothing, or an inner tensor.
-    """
-    if isinstance(method, FreeAT | YOPO):
-        return FGSM(eps=method.eps)
+    """With what a method attacks inputs: its ``attack``; None if it attacks nothing, or an inner tensor."""
     attack = getattr(method, "attack", None)
     return attack if isinstance(attack, Attack) and not getattr(method, "tap", "") else None
 
@@ -65,10 +56,11 @@ def gentler_method(method: Any, remedy: Remedy) -> Any:
     Raises:
         InputError: no gentler form is known.
     """
-    if isinstance(method, YOPO):
-        return replace(method, alpha=method.alpha / 2) if remedy == "halve" else replace(method, steps=2 * method.steps)
-    if isinstance(method, FreeAT):
-        raise InputError("no gentler form of FreeAT is known", where="Guard", fix="train with fewer replays")
+    if isinstance(method, Weakens):
+        return method.gentler(remedy)
+    if "attack" not in (field.name for field in fields(method)):
+        raise InputError(f"no gentler form of {type(method).__name__} is known", where="Guard",
+                         fix="use a method whose attack is an option of it")  # fmt: skip
     return replace(method, attack=gentler(method.attack, remedy))
 
 

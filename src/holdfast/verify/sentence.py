@@ -34,7 +34,7 @@ def attribution(compared: Sequence[Compared]) -> str:
 
 
 def fp16_range(compared: Sequence[Compared]) -> str:
-    """Between what an fp16 engine lies, as its kernels may keep sums in fp32 or in fp16: the task's first drift.
+    """What to expect of an fp16 engine, whose kernels may keep sums in fp32 or in fp16: the task's first drift.
 
     Empty unless both were emulated.
     """

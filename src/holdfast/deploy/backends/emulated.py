@@ -25,9 +25,9 @@ __all__ = ["Emulated"]
 class Emulated:
     """fp32 arithmetic, rounded wherever an engine would store: weights, inputs, the output of each ATen operation.
 
-    Batch normalisation is folded first, as engines do. Which kernels an engine picks and what it fuses
-    is not emulated. Sums stay in fp32, or in fp16 for ``fp16_accumulate``, several times slower: an engine in fp16
-    lies between the two. See `holdfast.deploy.emulate.Rounding` and, for int8, which needs ``calibration``,
+    Batch normalisation is folded first, as engines do. Which kernels an engine picks and what it fuses is not
+    emulated. Sums stay in fp32, or in fp16 for ``fp16_accumulate``, several times slower: the two are the range in
+    which to expect an engine. See `holdfast.deploy.emulate.Rounding` and, for int8, which needs ``calibration``,
     `holdfast.deploy.emulate_int8.Quantising`.
 
     Args:

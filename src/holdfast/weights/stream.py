@@ -16,6 +16,7 @@ from torch import Tensor
 from holdfast.core.errors import InputError
 from holdfast.core.store import atomic_path
 from holdfast.weights.files import encode_metadata
+from holdfast.weights.halves import HALVES, MeanOfHalves
 from holdfast.weights.opened import NAMES, Opened, Place, open_checkpoint, sha256
 from holdfast.weights.tree import check_alike
 
@@ -25,6 +26,8 @@ _PIECE = 1 << 20
 """Numbers of one entry of one file added at a time; the sum of so many stays in the cache."""
 _WIDENED = 1 << 16
 """Numbers converted to the precision of the sum at a time."""
+_SAMPLED = 1 << 16
+"""Numbers of a piece whose squares are counted: a sixteenth of a large entry says what all of it would."""
 _WRITTEN_BYTES = 1 << 18
 """Written at a time: ext4 takes four times the CPU for pieces of 4 MiB."""
 
@@ -121,6 +124,7 @@ class _Adder:
         # Equal coefficients are ones here and applied to the sum, which rounds less.
         self._common = weights[0] if len(set(weights)) == 1 else 1.0
         self._weights = [1.0 if len(set(weights)) == 1 else weight for weight in weights]
+        self._mean = MeanOfHalves(len(weights)) if self._common == 1.0 / len(weights) else None
         self._heaviest = max(range(len(weights)), key=lambda k: weights[k])
         self._rooms: dict[tuple[str, torch.dtype], Tensor] = {}
         self._squares = [0.0, 0.0]
@@ -146,23 +150,25 @@ class _Adder:
             advance(len(parts) * length * dtype.itemsize)
 
     def _combine(self, name: str, parts: Sequence[tuple[Path, Place]], start: int, length: int) -> Tensor:
-        dtype = parts[0][1].dtype
-        wide = torch.float32 if dtype.itemsize == 1 else torch.promote_types(dtype, torch.float32)
-        total = self._room("sum", wide, _PIECE)[:length]
-        block = _PIECE if dtype == wide else _WIDENED
-        pieces = [torch.split(place.piece(start, length), block) for _, place in parts]
-        for into, *values in zip(torch.split(total, block), *pieces, strict=True):
-            self._sum(into, values)
-        square = _square(total)
-        if not math.isfinite(square) and not bool(total.sum().isfinite()):
+        dtype, pieces = parts[0][1].dtype, [place.piece(start, length) for _, place in parts]
+        if self._mean is not None and dtype in HALVES:
+            total = self._room("total", dtype, _PIECE)[:length]
+            self._mean(total, pieces)
+        else:
+            wide = torch.float32 if dtype.itemsize == 1 else torch.promote_types(dtype, torch.float32)
+            total = self._room("total", wide, _PIECE)[:length]
+            block = _PIECE if dtype == wide else _WIDENED
+            for into, *values in zip(*(torch.split(v, block) for v in (total, *pieces)), strict=True):
+                self._sum(into, values)
+        if not bool(total.sum().isfinite()):
             _refuse(name, parts, start, total)
-        self._squares[0] += square
+        for index, values in enumerate((total, pieces[0])):
+            self._squares[index] += _square(values[:_SAMPLED])
         return total.to(dtype)
 
     def _sum(self, into: Tensor, values: Sequence[Tensor]) -> None:
         """``into = sum_k c_k values_k``, through one room where they have to be converted first."""
         into.copy_(values[0])
-        self._squares[1] += _square(into)
         if self._weights[0] != 1.0:
             into *= self._weights[0]
         room = None if values[0].dtype == into.dtype else self._room("widened", into.dtype, _WIDENED)[: len(into)]

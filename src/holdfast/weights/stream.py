@@ -158,8 +158,8 @@ class _Adder:
             wide = torch.float32 if dtype.itemsize == 1 else torch.promote_types(dtype, torch.float32)
             total = self._room("total", wide, _PIECE)[:length]
             block = _PIECE if dtype == wide else _WIDENED
-            for into, *values in zip(*(torch.split(v, block) for v in (total, *pieces)), strict=True):
-                self._sum(into, values)
+            for into, *parted in zip(*(torch.split(v, block) for v in (total, *pieces)), strict=True):
+                self._sum(into, parted)
         if not bool(total.sum().isfinite()):
             _refuse(name, parts, start, total)
         for index, values in enumerate((total, pieces[0])):

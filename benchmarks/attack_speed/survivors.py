@@ -19,8 +19,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import numpy as np
@@ -37,7 +35,7 @@ from holdfast.core.contracts import Attack
 from holdfast.core.fingerprint import environment
 from holdfast.core.space import Leaf
 from holdfast.data.sources import data_root, read_idx
-from holdfast.deploy.subjects import open_subject
+from holdfast.deploy.differentiable import Differentiable
 from holdfast.models.small_cnn import SmallCNN
 
 UNIT = Leaf(unit=1.0)
@@ -191,18 +189,15 @@ def interleaved(contenders: dict[str, Callable[[], object]], rounds: int) -> dic
 
 
 def ensemble(contender: str, samples: int, size: str) -> dict[str, object]:
-    """The standard ensemble once: eager, with ONNX Runtime for Square's queries, or torchattacks' members."""
+    """The standard ensemble once: eager, with ONNX Runtime as its engine, or torchattacks' members."""
     model = trained(wide=size == "wide")
     x, y = digits("t10k", 0, samples)
     right = model(x).argmax(1) == y
     counted = Counting(model)
-    with TemporaryDirectory() as folder:
-        query = (
-            open_subject("onnxruntime:fp32", model, (x[:2],), None, Path(folder)).run if contender == "ort" else None
-        )
-        began = time.process_time()
-        robust = peers(counted, x, y, right) if contender == "torchattacks" else standard(counted, x, y, query)
-        took = time.process_time() - began - counted.aside_s
+    engine = Differentiable(model, (x[:2],)) if contender == "ort" else None
+    began = time.process_time()
+    robust = peers(counted, x, y, right) if contender == "torchattacks" else standard(counted, x, y, engine)
+    took = time.process_time() - began - counted.aside_s
     return {"what": "ensemble", "contender": contender, "size": size, "eps": EPS, "n": samples, "cpu_s": took,
             "forwards": counted.samples(backward=False) + counted.samples(backward=True),
             "backwards": counted.samples(backward=True), "price_s": counted.price_s(),
@@ -210,15 +205,15 @@ def ensemble(contender: str, samples: int, size: str) -> dict[str, object]:
             "verdicts": "".join("01"[int(r)] for r in robust)}  # fmt: skip
 
 
-def standard(model: Counting, x: Tensor, y: Tensor, query: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def standard(model: Counting, x: Tensor, y: Tensor, engine: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Who holds, bool (B,)."""
 
     def ask(z: Tensor, _: Tensor) -> Tensor:
-        model.note(z, backward=False)  # counted as if the model had been asked
-        assert query is not None
-        return query(z)
+        model.note(z, backward=z.requires_grad and torch.is_grad_enabled())  # as if the model had been asked
+        assert engine is not None
+        return engine(z)
 
-    aim = replace(aim_of(model, y), query=ask if query else None)
+    aim = replace(aim_of(model, y), engine=ask if engine else None)
     found = perturb(AutoAttack(eps=EPS), aim, x, UNIT, torch.Generator().manual_seed(0), model)
     return model(found).argmax(1) == y
 

@@ -26,8 +26,8 @@ def test_an_aim_is_the_tasks_loss_of_the_leaves():
     rows = torch.tensor([4, 1])
     torch.testing.assert_close(aim.take(rows)({"image": moved["image"][rows]}), aim(moved)[rows])
     assert torch.equal(aim.labels, batch["y"])
-    assert torch.equal(aim.broken(aim.outputs(moved)), model(moved["image"]).argmax(1) != batch["y"])
-    assert at_inputs(task, model, batch, leave=False).broken(aim.outputs(moved)) is None
+    assert torch.equal(aim.broken(moved, aim.outputs(moved)), model(moved["image"]).argmax(1) != batch["y"])
+    assert at_inputs(task, model, batch, leave=False).broken(moved, aim.outputs(moved)) is None
 
 
 def test_several_leaves_are_attacked_jointly_and_samples_leave():

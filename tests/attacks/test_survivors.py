@@ -97,7 +97,7 @@ def test_what_broke_a_sample_is_kept_and_the_rest_gets_the_strongest_offer():
     assert torch.equal(live.among(torch.arange(4)), torch.tensor([0, 2, 3]))
 
 
-def test_a_faster_query_is_confirmed_by_the_model():
+def test_a_faster_engine_is_confirmed_by_the_model():
     net = classifier(7)
     x, y = samples(net)
     honest, aim = [], aim_of(net, y)
@@ -111,10 +111,10 @@ def test_a_faster_query_is_confirmed_by_the_model():
         honest.append(len(z))
         return net(z)
 
-    adv = attacked(short("square", eps=0.5, queries=5), replace(aim, query=lies, forward=forward), x)
+    adv = attacked(short("square", eps=0.5, queries=5), replace(aim, engine=lies, forward=forward), x)
     assert torch.equal(net(adv).argmax(1), y)
     assert honest
-    same = attacked(short("square"), replace(aim, query=lambda z, batch: net(z)), x)
+    same = attacked(short("square"), replace(aim, engine=lambda z, batch: net(z)), x)
     assert torch.equal(same, attacked(short("square"), aim, x))
 
 

@@ -9,7 +9,9 @@ from toy_tasks import ConvNet, model_of, sentences, text
 from holdfast.attacks.aim import at_inputs
 from holdfast.attacks.seal import perturb
 from holdfast.core.discover import build
-from holdfast.core.errors import InputError
+from holdfast.core.errors import BackendError, InputError
+from holdfast.deploy.differentiable import Differentiable
+from holdfast.probes import robust_accuracy
 from holdfast.probes.robust_accuracy import RobustAccuracy
 
 SHORT = {"autoattack": {"steps": 8, "queries": 40, "targets": 2}}
@@ -117,11 +119,52 @@ def test_too_little_memory_halves_the_pieces() -> None:
     assert hungry.values.tolist() == plain.values.tolist()
 
 
-def test_a_query_subject_gives_the_same_verdict():
-    asked, plain = measured(bench_of(), query="fast:fp32"), measured(bench_of())
-    assert {key: m.row.value for key, m in asked.items()} == {key: m.row.value for key, m in plain.items()}
-    with pytest.raises(InputError, match=r"query 'slow:fp32' cannot be asked \(did you mean 'fast:fp32'"):
-        measured(bench_of(), query="slow:fp32")
+def test_another_engine_gives_the_same_verdict(monkeypatch):
+    built = []
+
+    class Seen(Differentiable):
+        def __init__(self, *arguments, **options) -> None:
+            super().__init__(*arguments, **options)
+            built.append(self)
+
+    monkeypatch.setattr(robust_accuracy, "Differentiable", Seen)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.Softplus(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(96, CLASSES)
+    )
+    bench = bench_of(model.eval())
+    eager = measured(bench, engine="eager", eps=(4.0, 6.0))
+    asked = measured(bench, engine="onnxruntime", eps=(4.0, 6.0))
+    assert len(built) == 1
+    assert {key: m.values.tolist() for key, m in asked.items()} == {key: m.values.tolist() for key, m in eager.items()}
+    assert any(m.row.value > 0 for (_, metric), m in asked.items() if metric == "broken_by_apgd")
+    measured(bench)
+    assert len(built) == 1  # there is too little to do
+    monkeypatch.setattr(robust_accuracy, "WORTH", 10)
+    measured(bench)
+    assert len(built) == 2
+
+
+class Untranslated(nn.Module):
+    """No ONNX for a complex FFT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = ConvNet(classes=CLASSES)
+
+    def forward(self, image):
+        return self.net(torch.fft.ifft2(torch.fft.fft2(image)).real)
+
+
+def test_where_no_engine_is_to_be_had_the_model_does_it(monkeypatch):
+    monkeypatch.setattr(robust_accuracy, "WORTH", 10)
+    model = Untranslated().eval()
+    auto, eager = (by_metric(measured(bench_of(model), attacks=("pgd",), engine=e)) for e in ("auto", "eager"))
+    assert auto["failed"].values.tolist() == eager["failed"].values.tolist()
+    with pytest.raises(BackendError, match="has no translation"):
+        measured(bench_of(model), attacks=("pgd",), engine="onnxruntime")
+    with pytest.raises(InputError, match="can only be attacked in the eager model"):
+        measured(bench_of(), attacks=("pgd",), engine="onnxruntime", tap="net")
 
 
 # --- doubts ---------------------------------------------------------------------------------------------

@@ -44,8 +44,9 @@ class Aim:
         labels: int64 (B,), the true classes where the outputs are logits float (B, K).
         targets: int64 (B,), the classes that a targeted attack wants.
         raised: ``(aim, outputs) -> Tensor (B,)``, what is raised instead of the error.
-        query: ``(what is attacked, batch) -> outputs`` for forwards without a gradient, where there is something
-            faster than ``forward``; its verdicts are confirmed by ``forward``. None (default): ``forward``.
+        engine: ``(what is attacked, batch) -> outputs``, with a graph where that asks for one: something faster than
+            ``forward`` to find the way with. What it calls broken is confirmed by ``forward``. None (default):
+            ``forward``.
         view: what is attacked as a function of the tensor that the attack moves.
     """
 
@@ -56,7 +57,7 @@ class Aim:
     labels: Tensor | None = None
     targets: Tensor | None = None
     raised: Callable[[Aim, Outputs], Tensor] = _task_error
-    query: Callable[[Any, Batch], Outputs] | None = None
+    engine: Callable[[Any, Batch], Outputs] | None = None
     view: Callable[[Tensor], Any] = _itself
 
     def __call__(self, z: Tensor) -> Tensor:
@@ -64,24 +65,33 @@ class Aim:
         return self.value(self.outputs(z))
 
     def outputs(self, z: Tensor) -> Outputs:
-        """Outputs of the model, with a graph where ``z`` asks for one."""
-        return self.forward(self.view(z), self.batch)
-
-    def asked(self, z: Tensor) -> Outputs:
-        """Outputs for an attack that needs no gradient."""
-        with torch.no_grad():
-            return (self.query or self.forward)(self.view(z), self.batch)
+        """Outputs of the engine, with a graph where ``z`` asks for one."""
+        return (self.engine or self.forward)(self.view(z), self.batch)
 
     def value(self, outputs: Outputs) -> Tensor:
         """What the attack raises, from outputs, (B,)."""
         return self.raised(self, outputs)
 
-    def broken(self, outputs: Outputs) -> Tensor | None:
-        """Which samples are broken, bool (B,); None where that does not count."""
+    @torch.no_grad()
+    def broken(self, z: Tensor, outputs: Outputs, *, among: Tensor | None = None) -> Tensor | None:
+        """Which samples ``z`` breaks, bool (B,), by its outputs; None where that does not count.
+
+        ``among``, bool (B,): no others come into question.
+        """
         if self.failed is None:
             return None
-        with torch.no_grad():
-            return self.failed(outputs, self.batch)
+        broken = self.failed(outputs, self.batch)
+        broken = broken if among is None else broken & among
+        return broken if self.engine is None else self._confirmed(z, broken)
+
+    def _confirmed(self, z: Tensor, broken: Tensor) -> Tensor:
+        """What the engine calls broken, if the model agrees."""
+        assert self.failed is not None
+        rows = broken.nonzero().squeeze(1)
+        if len(rows):
+            part = replace(self.take(rows), engine=None)
+            broken[rows] = self.failed(part.outputs(z.detach()[rows]), part.batch)
+        return broken
 
     def take(self, rows: Tensor) -> Aim:
         """The aim for some of the samples, int64 (n,)."""

@@ -54,7 +54,7 @@ class APGDT:
             clean = aim.outputs(x)
             logits = logits_of(clean, who="APGD-T", classes=4)
             targets = runners_up(aim, logits, min(self.targets, logits.shape[1] - 1))
-            live.leave(x, aim.broken(clean), {})
+            live.leave(x, aim.broken(x, clean), {})
         for target in targets.unbind(1):
             start = live.among(ball.edge(generator))
             if len(live):

@@ -66,7 +66,7 @@ class FAB:
             targets = runners_up(aim, logits, min(self.targets, logits.shape[1] - 1))
             # What is wrong already needs no step.
             live.offer(x, torch.where(missed(aim, logits), 0.0, -torch.inf))
-            live.leave(x, aim.broken(clean), {})
+            live.leave(x, aim.broken(x, clean), {})
         for target in targets.unbind(1):
             if len(live):
                 live.aim = replace(live.aim, targets=live.among(target))
@@ -123,6 +123,5 @@ def _room(ball: Ball, z: Tensor) -> tuple[Tensor, Tensor]:
 
 def _counts(live: Survivors, z: Tensor, logits: Tensor) -> Tensor | None:
     """Which points break their sample within the budget."""
-    broken = live.aim.broken(logits)
     inside = per_sample_length(live.ball.scaled(z), live.ball.norm) <= 1.0 - HAIR
-    return None if broken is None else broken & inside
+    return live.aim.broken(z, logits, among=inside)

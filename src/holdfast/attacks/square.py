@@ -62,14 +62,14 @@ class Square:
         draws = Draws(ball, generator, self.queries)
         propose = set_corner if self.norm == "linf" else move_mass
         z = draws.stripes() if self.norm == "linf" else draws.bumps()
-        value, broken = live.ask(z)
+        value, broken = live.look(z)
         state = live.leave(z, broken, {"z": z, "value": value})
         for query in range(self.queries):
             if not len(live):
                 break
             side = _side(draws.size, self.share, query)
             window, old, new = propose(live.ball, state["z"], draws, query, side)
-            value, broken = live.ask(state["z"])
+            value, broken = live.look(state["z"])
             state = live.leave(state["z"], broken, {**state, "old": old, "new": new, "new_value": value})
             state = _accepted(state, window)
         live.offer(state["z"], state["value"])

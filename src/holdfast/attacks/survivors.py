@@ -73,26 +73,13 @@ class Survivors:
         outputs = self.aim.outputs(z)
         value = self.aim.value(outputs)
         gradient = gradient_of(value, z)
-        return value.detach(), gradient, self.aim.broken(outputs)
+        return value.detach(), gradient, self.aim.broken(z, outputs)
 
     @torch.no_grad()
     def look(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
         """Value (n,) at ``z`` and which samples it breaks, from one forward without a gradient."""
         outputs = self.aim.outputs(z)
-        return self.aim.value(outputs), self.aim.broken(outputs)
-
-    @torch.no_grad()
-    def ask(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As `look`, by the aim's ``query``; what that calls broken is confirmed by ``forward``."""
-        if self.aim.query is None:
-            return self.look(z)
-        outputs = self.aim.asked(z)
-        broken = self.aim.broken(outputs)
-        rows = None if broken is None else broken.nonzero().squeeze(1)
-        if broken is not None and rows is not None and len(rows):
-            part = self.aim.take(rows)
-            broken[rows] = part.failed(part.outputs(z[rows]), part.batch) if part.failed else False
-        return self.aim.value(outputs), broken
+        return self.aim.value(outputs), self.aim.broken(z, outputs)
 
     def leave(self, z: Tensor, broken: Tensor | None, state: State) -> State:
         """Let the samples go that ``z`` breaks; returns the state of those that stay.

@@ -28,7 +28,7 @@ from holdfast.deploy.swap import name_transposed, swap_weights, take_template
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["LAYOUT", "OPSET", "Graph", "export_onnx", "quiet"]
+__all__ = ["LAYOUT", "OPSET", "Graph", "export_onnx", "quiet", "reason_of"]
 
 LAYOUT = "holdfast.layout"
 """Key of the graph's metadata that tells how its outputs nest, see `holdfast.deploy.nest.unflatten`."""
@@ -120,7 +120,7 @@ def _translate(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProto
             )  # fmt: skip
         except Exception as error:  # the exporter raises whatever its passes raise
             raise BackendError(
-                f"{type(model).__name__} cannot be exported to ONNX: {_reason(error)}", where="export", fix=_HINT
+                f"{type(model).__name__} cannot be exported to ONNX: {reason_of(error)}", where="export", fix=_HINT
             ) from error
     assert program is not None
     translated: onnx.ModelProto = program.model_proto
@@ -143,7 +143,7 @@ def _argument_names(model: nn.Module, n: int) -> list[str]:
     return names if len(names) == n else [f"input_{i}" for i in range(n)]
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """The last cause's first line: the exporter wraps it in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__

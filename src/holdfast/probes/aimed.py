@@ -54,8 +54,9 @@ class Aimed:
 
     @torch.no_grad()
     def broken(self, x: Any) -> Tensor:
-        """Which samples ``x`` breaks, bool (B,)."""
-        broken = self.aim.broken(self.aim.outputs(x))
+        """Which samples ``x`` breaks, bool (B,), as the model itself has it."""
+        aim = replace(self.aim, engine=None)
+        broken = aim.broken(x, aim.outputs(x))
         assert broken is not None
         return broken
 

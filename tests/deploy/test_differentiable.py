@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from holdfast.core.errors import BackendError
+from holdfast.deploy import differentiable
+from holdfast.deploy.differentiable import Differentiable
+from holdfast.deploy.fold import agreement_db
+from holdfast.deploy.nest import flatten
+
+
+class Skips(nn.Module):
+    """What image models are made of: strides, groups, pools, a skip, batch normalisation, two outputs in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.inner = nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.SiLU(), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        )
+        self.wider = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.LeakyReLU(0.1), nn.MaxPool2d(3, 2, 1))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        y = self.stem(image)
+        y = self.wider(torch.relu(y + self.inner(y)))
+        return {"logits": self.head(y.mean((2, 3))), "map": torch.nn.functional.interpolate(y, scale_factor=2.0)}
+
+
+class Reads(nn.Module):
+    """A transformer layer over tokens and a mask in floats: only one of the inputs has a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 16)
+        self.query, self.norm = nn.Linear(16, 16), nn.LayerNorm(16)
+        self.grow, self.head = nn.Linear(16, 32), nn.Linear(32, 3)
+
+    def forward(self, tokens: Tensor, weight: Tensor) -> Tensor:
+        x = self.embedding(tokens) * weight[:, :, None]
+        x = self.norm(x + (self.query(x) @ x.transpose(1, 2) / 4).softmax(-1) @ x)
+        return self.head(torch.nn.functional.gelu(self.grow(x)).mean(1))
+
+
+def example(kind: type[nn.Module], n: int) -> tuple[Tensor, ...]:
+    draws = torch.Generator().manual_seed(n)
+    if kind is Skips:
+        return (torch.rand(n, 3, 24, 20, generator=draws),)
+    return torch.randint(0, 11, (n, 6), generator=draws), torch.rand(n, 6, generator=draws)
+
+
+def settled(kind: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    model = kind()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -1, 1)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return model.eval()
+
+
+def both(run, inputs: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs, and the gradients of a fixed sum of squares to the float inputs."""
+    inputs = tuple(x.clone().requires_grad_(x.is_floating_point()) for x in inputs)
+    outputs, _ = flatten(run(*inputs))
+    floats = [x for x in inputs if x.requires_grad]
+    return [y.detach() for y in outputs], list(torch.autograd.grad(sum(y.square().sum() for y in outputs), floats))
+
+
+@pytest.mark.parametrize("kind", [Skips, Reads])
+def test_outputs_and_gradients_are_the_models_for_any_batch(kind):
+    model = settled(kind)
+    before = copy.deepcopy(model.state_dict())
+    run = Differentiable(model, example(kind, 3))
+    for n in (1, 3, 8):
+        inputs = example(kind, n)
+        assert agreement_db(both(model, inputs)[0], both(run, inputs)[0]) > 90
+        assert agreement_db(both(model, inputs)[1], both(run, inputs)[1]) > 90
+        with torch.no_grad():
+            plain = run(*inputs)
+        assert type(plain) is type(model(*inputs))
+        assert not any(y.requires_grad for y in flatten(plain)[0])
+        assert agreement_db(flatten(model(*inputs))[0], flatten(plain)[0]) > 90
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_one_output_of_two_may_be_asked_alone():
+    model, inputs = settled(Skips), example(Skips, 2)
+    run = Differentiable(model, inputs)
+    gradients = []
+    for of in (model, run):
+        x = inputs[0].clone().requires_grad_()
+        gradients.append(torch.autograd.grad(of(x)["logits"].sum(), x)[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+class Rotated(nn.Module):
+    """A complex FFT has no translation."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.fft.fft2(image).abs().flatten(1)
+
+
+def test_what_has_no_translation_is_said_in_one_line():
+    with pytest.raises(
+        BackendError, match=r"the gradient of Rotated has no translation: .*let the eager model"
+    ) as caught:
+        Differentiable(Rotated(), (torch.rand(2, 1, 8, 8),))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(BackendError, match="give two samples"):
+        Differentiable(settled(Skips), example(Skips, 1))
+
+
+def test_a_wrong_gradient_is_noticed(monkeypatch):
+    rules = differentiable.reverse_rules()
+    wrong = {**rules, torch.ops.aten.threshold_backward.default: lambda gradient, result, threshold: gradient}
+    monkeypatch.setattr(differentiable, "reverse_rules", lambda: wrong)
+    with pytest.raises(BackendError, match="departs from the eager model's"):
+        Differentiable(settled(Skips), example(Skips, 2))

@@ -18,7 +18,8 @@ from toy_tasks import ConvNet, classification, images, model_of, step_of
 
 from holdfast.core.contracts import Method, Term, WeightPerturbation
 from holdfast.core.discover import build
-from holdfast.train.objective import Objective, evaluate
+from holdfast.train.objective import Objective
+from holdfast.train.terms import evaluate
 
 CARDS = Path(__file__).parents[2] / "docs" / "methods"
 

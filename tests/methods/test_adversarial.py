@@ -20,7 +20,8 @@ from holdfast.attacks.pgd import PGD
 from holdfast.core.contracts import Term
 from holdfast.core.errors import ClashError, InputError, NoEffectError
 from holdfast.methods.adversarial import COUNT_EVERY, Adversarial
-from holdfast.train.objective import Objective, evaluate
+from holdfast.train.objective import Objective
+from holdfast.train.terms import evaluate
 
 IDENTITY = {"attack": FGSM(eps=0.0)}
 

@@ -10,7 +10,7 @@ from holdfast.core.space import InputSpace, Leaf
 from holdfast.methods.augmix import AugMix, mixture_of_chains
 from holdfast.methods.image_ops import PHOTOMETRIC
 from holdfast.tasks.predicted import mean_probability
-from holdfast.train.objective import evaluate
+from holdfast.train.terms import evaluate
 
 IDENTITY = {"weight": 0.0, "joined": False}
 

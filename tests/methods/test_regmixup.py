@@ -11,7 +11,8 @@ from holdfast.methods.adversarial import Adversarial
 from holdfast.methods.mixing import beta, partners
 from holdfast.methods.mixup import Mixup
 from holdfast.methods.regmixup import RegMixup
-from holdfast.train.objective import Objective, evaluate
+from holdfast.train.objective import Objective
+from holdfast.train.terms import evaluate
 
 IDENTITY = {"weight": 0.0}
 

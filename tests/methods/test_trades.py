@@ -13,7 +13,8 @@ from holdfast.core.errors import InputError
 from holdfast.core.space import Leaf
 from holdfast.methods.adversarial import Adversarial
 from holdfast.methods.trades import TRADES
-from holdfast.train.objective import Objective, evaluate
+from holdfast.train.objective import Objective
+from holdfast.train.terms import evaluate
 
 IDENTITY = {"beta": 0.0, "attack": PGD(steps=1)}
 OPTIONS = {"attack": PGD(eps=8, steps=2)}

@@ -11,7 +11,8 @@ from holdfast.core.contracts import Term
 from holdfast.core.errors import InputError
 from holdfast.core.space import Leaf
 from holdfast.methods.uat import UAT
-from holdfast.train.objective import Objective, evaluate
+from holdfast.train.objective import Objective
+from holdfast.train.terms import evaluate
 from holdfast.weights.files import save
 
 OPTIONS = {"variant": "ot", "attack": PGD(eps=8, steps=2)}

@@ -10,7 +10,7 @@ from holdfast.core.contracts import Term
 from holdfast.core.errors import InputError
 from holdfast.core.space import Leaf
 from holdfast.methods.vat import VAT
-from holdfast.train.objective import evaluate
+from holdfast.train.terms import evaluate
 
 IDENTITY = {"weight": 0.0}
 

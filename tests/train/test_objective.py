@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from holdfast.core.contracts import Batch, Metric, Step, Task, Term
 from holdfast.core.errors import ClashError, InputError
 from holdfast.core.space import InputSpace, Leaf
-from holdfast.train.objective import Objective, evaluate
+from holdfast.train.objective import Objective
+from holdfast.train.terms import evaluate
 
 
 class Net(nn.Module):

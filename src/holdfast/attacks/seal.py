@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, TypeAlias, overload
 
@@ -156,23 +156,41 @@ def crafting(model: nn.Module, bn_during_attack: BNDuringAttack = "eval") -> Ite
     """``model`` frozen and in the mode for crafting; modes, buffers and ``requires_grad`` come back as they were."""
     if bn_during_attack not in ("eval", "train", "frozen"):
         raise InputError(f"unknown bn_during_attack {bn_during_attack!r}", fix="use 'eval', 'train' or 'frozen'")
-    modes = [(module, module.training) for module in model.modules()]
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    buffers = [] if bn_during_attack == "eval" else _replace_buffers(model)
+    modules = _modules_of(model)
+    quiet = [module for module in modules if module.training and not _trains(module, bn_during_attack)]
+    trained = [p for module in modules for p in module._parameters.values() if p is not None and p.requires_grad]
+    buffers = [] if bn_during_attack == "eval" else _replace_buffers(modules)
     try:
-        for module, training in modes:
-            # Set directly: an overridden train() may do more than change the mode, e.g. merge weights.
-            module.training = training and _trains(module, bn_during_attack)
+        _set_training(quiet, False)
         for parameter in trained:
             parameter.requires_grad_(False)
         yield
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-        for module, training in modes:
-            module.training = training
+        _set_training(quiet, True)
         for module, name, buffer in buffers:
             module._buffers[name] = buffer
+
+
+def _modules_of(model: nn.Module) -> list[nn.Module]:
+    """Every module once; `torch.nn.Module.modules` nests a generator for each level, which takes five times as long."""
+    found, seen = [model], {id(model)}
+    for module in found:  # grows while it is walked
+        for inner in module._modules.values():
+            if inner is not None and id(inner) not in seen:
+                seen.add(id(inner))
+                found.append(inner)
+    return found
+
+
+def _set_training(modules: Iterable[nn.Module], training: bool) -> None:
+    """Set modes one by one: an overridden ``train`` may do more than change the mode, e.g. merge weights."""
+    for module in modules:
+        if type(module).__setattr__ is nn.Module.__setattr__:
+            module.__dict__["training"] = training  # without a search among parameters and modules
+        else:
+            module.training = training
 
 
 def _trains(module: nn.Module, bn_during_attack: BNDuringAttack) -> bool:
@@ -182,10 +200,10 @@ def _trains(module: nn.Module, bn_during_attack: BNDuringAttack) -> bool:
     return bn_during_attack == "train" or not isinstance(module, nn.modules.batchnorm._NormBase)
 
 
-def _replace_buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+def _replace_buffers(modules: Iterable[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:
     """Put copies in the place of all buffers; copying back would break graphs that are still to be differentiated."""
     originals = []
-    for module in model.modules():
+    for module in modules:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 originals.append((module, name, buffer))

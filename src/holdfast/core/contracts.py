@@ -23,7 +23,7 @@ __all__ = [
     "Artefact", "Attack", "Availability", "Average", "Backend", "Batch", "Corruption", "Drift", "Measurement",
     "Method", "Metric", "OnBytes", "Outputs", "Picture", "Pipeline", "PrecisionPlan", "Prepares", "Probe",
     "ReadsFiles", "Remedy", "ReplacesStep", "Replays", "Session", "StandsIn", "Step", "Subject", "Surgery", "Task",
-    "Term", "UsesPlugIns", "UsesUnlabelled", "UsesVariants", "Weakens", "WeightPerturbation", "conventional_inputs",
+    "TaskLoss", "Term", "UsesPlugIns", "UsesUnlabelled", "UsesVariants", "Weakens", "WeightPerturbation", "conventional_inputs",
 ]  # fmt: skip
 
 Batch: TypeAlias = Any
@@ -199,6 +199,25 @@ class Term:
     joins: str | None = None
     crafted: bool = False
     call: Mapping[str, Any] = field(default_factory=dict)
+
+    def changed(self, **fields: Any) -> Term:
+        """A copy with other fields, in a third of the time of `dataclasses.replace`."""
+        return Term(**{**vars(self), **fields})
+
+
+@dataclass(frozen=True)
+class TaskLoss:
+    """A term's loss that says where its targets are: the task's own, of the only view's outputs, with a batch's targets.
+
+    Methods that mix targets look for it; a term with any other loss keeps its promise in another way.
+    """
+
+    task: Task
+    batch: Batch
+
+    def __call__(self, outputs: tuple[Outputs, ...]) -> Tensor:
+        """The task's loss, (B,) or ()."""
+        return self.task.loss(outputs[0], self.batch)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,7 +129,7 @@ def get_leaf(batch: Any, path: str) -> Any:
     node = batch
     for part in path.split("."):
         try:
-            node = node[part] if isinstance(node, Mapping) else node[int(part)]
+            node = node[int(part)] if isinstance(node, list | tuple) else node[part]
         except (KeyError, IndexError, ValueError, TypeError):
             raise InputError(
                 f"no leaf {path!r} in a batch with {_describe(batch)}",
@@ -142,15 +142,14 @@ def get_leaf(batch: Any, path: str) -> Any:
 def with_leaf(batch: Any, path: str, value: Any) -> Any:
     """A shallow copy of a nest of dicts, tuples and lists with ``value`` at a dotted path."""
     head, _, rest = path.partition(".")
-    key: Any = head if isinstance(batch, Mapping) else int(head)
-    inner = with_leaf(batch[key], rest, value) if rest else value
-    if isinstance(batch, Mapping):
-        return {**batch, key: inner}
-    items = list(batch)
-    items[key] = inner
-    if hasattr(batch, "_fields"):  # a named tuple takes its fields one by one
-        return type(batch)(*items)
-    return type(batch)(items)
+    if not isinstance(batch, list | tuple):
+        return {**batch, head: with_leaf(batch[head], rest, value) if rest else value}
+    items, position = list(batch), int(head)
+    items[position] = with_leaf(batch[position], rest, value) if rest else value
+    if type(batch) is tuple:
+        return tuple(items)
+    # A named tuple takes its fields one by one.
+    return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
 
 
 def first_tensor(batch: Any) -> Tensor:
@@ -159,20 +158,21 @@ def first_tensor(batch: Any) -> Tensor:
     Raises:
         InputError: there is none.
     """
-    for node in _nodes(batch):
-        if hasattr(node, "requires_grad"):
-            found: Tensor = node
-            return found
-    raise InputError(f"no tensor in a batch with {_describe(batch)}", where="input space", fix="collate it to tensors")
+    found = _first(batch)
+    if found is None:
+        raise InputError(f"no tensor in a batch with {_describe(batch)}", where="input space",
+                         fix="collate it to tensors")  # fmt: skip
+    return found
 
 
-def _nodes(batch: Any) -> Iterator[Any]:
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else None
+def _first(node: Any) -> Tensor | None:
+    parts = node if isinstance(node, list | tuple) else node.values() if isinstance(node, Mapping) else None
     if parts is None:
-        yield batch
-    else:
-        for part in parts:
-            yield from _nodes(part)
+        return node if hasattr(node, "requires_grad") else None
+    for part in parts:
+        if (found := _first(part)) is not None:
+            return found
+    return None
 
 
 def _describe(batch: Any) -> str:

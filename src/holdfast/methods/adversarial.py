@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -87,7 +87,7 @@ class Adversarial:
         new = self._inner(term, step, seen) if self.tap else self._outer(term, step, seen)
         _count(step.state, seen or {})
         if self.share_of == "samples":
-            return [replace(term, crafted=True, **new)]
+            return [term.changed(crafted=True, **new)]
         return split(term, suffix="adversarial", clean_weight=self.clean_weight, crafted=True, **new)
 
     def _outer(self, term: Term, step: Step, seen: dict[str, Any] | None) -> dict[str, Any]:

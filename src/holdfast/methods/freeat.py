@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -78,7 +78,7 @@ class FreeAT:
             delta = self._delta(path, x, leaf.budget(self.eps, x), step, advance).requires_grad_()
             delta.register_hook(_keep(step.state, path))  # type: ignore[no-untyped-call]  # torch leaves it untyped
             view = with_leaf(view, path, leaf.clip(x + delta))
-        return replace(term, views=(view,), crafted=True)
+        return term.changed(views=(view,), crafted=True)
 
     def _advances(self, step: Step) -> bool:
         """Whether the perturbation moves in this call: once a step, whoever asks again."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from holdfast.attacks.seal import BNDuringAttack, perturb
 from holdfast.core.contracts import Attack, Batch, Outputs, Step, Term
 from holdfast.core.errors import ClashError, InputError, NoEffectError
-from holdfast.core.space import InputSpace, Leaf
+from holdfast.core.space import InputSpace, Leaf, get_leaf, with_leaf
 
 __all__ = ["Leaves", "attacked", "chosen_leaves", "only_leaf", "rewritten", "split"]
 
@@ -28,28 +28,34 @@ def rewritten(
         NoEffectError: a name of ``on`` is not there; the method would silently do less than asked.
         ClashError: a named term is crafted already, e.g. by an earlier attack.
     """
-    present = {term.name: term for term in terms}
-    if missing := [name for name in on if name not in present]:
-        raise NoEffectError(f"no term named {', '.join(map(repr, missing))} among {sorted(present)}", where=who,
-                            fix="name a term in `on`, after the method that makes it")  # fmt: skip
     if not on:
         raise NoEffectError("`on` names no term", where=who, fix="use on=('clean',)")
+    names = [term.name for term in terms]
     for name in on:
-        if present[name].crafted:
-            raise ClashError(f"term {name!r} is crafted already", where=who, fix="let one method craft each term")
-    return [new for term in terms for new in (change(term) if term.name in on else [term])]
+        if name not in names:
+            raise NoEffectError(f"no term named {name!r} among {sorted(names)}", where=who,
+                                fix="name a term in `on`, after the method that makes it")  # fmt: skip
+    new = []
+    for term in terms:
+        if term.name not in on:
+            new.append(term)
+        elif term.crafted:
+            raise ClashError(f"term {term.name!r} is crafted already", where=who, fix="let one method craft each term")
+        else:
+            new += change(term)
+    return new
 
 
 def split(term: Term, *, suffix: str, clean_weight: float, **new: Any) -> list[Term]:
     """``clean_weight`` of a term as it was and the rest with ``new`` fields; that one keeps the name if alone."""
-    changed = replace(term, weight=(1.0 - clean_weight) * term.weight, **new)
+    weight = (1.0 - clean_weight) * term.weight
     if clean_weight == 0:
-        return [changed]
-    kept = replace(term, weight=clean_weight * term.weight)
-    return [kept, replace(changed, name=f"{term.name}_{suffix}")]
+        return [term.changed(weight=weight, **new)]
+    kept = term.changed(weight=clean_weight * term.weight)
+    return [kept, term.changed(name=f"{term.name}_{suffix}", weight=weight, **new)]
 
 
-def chosen_leaves(space: InputSpace, leaf: Leaves, *, who: str) -> dict[str, Leaf]:
+def chosen_leaves(space: InputSpace, leaf: Leaves, *, who: str) -> Mapping[str, Leaf]:
     """The declarations of the leaves to act on.
 
     Raises:
@@ -59,7 +65,9 @@ def chosen_leaves(space: InputSpace, leaf: Leaves, *, who: str) -> dict[str, Lea
     if not space.leaves:
         raise NoEffectError("the task declares no leaf that could be perturbed", where=who,
                             fix="declare one in Task(space=...), or use a method with a `tap`")  # fmt: skip
-    wanted = list(space.leaves) if leaf is None else [leaf] if isinstance(leaf, str) else list(leaf)
+    if leaf is None:
+        return space.leaves
+    wanted = [leaf] if isinstance(leaf, str) else list(leaf)
     if unknown := [path for path in wanted if path not in space.leaves]:
         raise InputError(f"leaf {unknown[0]!r} is not in the task's input space", where=who,
                          fix=f"one of {sorted(space.leaves)}")  # fmt: skip
@@ -88,24 +96,28 @@ def attacked(
     ``call`` are keywords of the model's call, as in `Term.call`.
     """
     leaves = chosen_leaves(step.task.space, leaf, who=who)
-    space = InputSpace({f"{i}.{path}": leaf for i in range(len(views)) for path, leaf in leaves.items()})
-    model, call = step.model, call or {}
+    # By view and path where there are several views, by path alone where there is one.
+    places = {f"{i}.{path}" if len(views) > 1 else path: (i, path) for i in range(len(views)) for path in leaves}
+    forward, model, call = step.task.forward, step.model, call or {}
+
+    def moved(values: Mapping[str, Tensor]) -> list[Batch]:
+        found = list(views)
+        for key, value in values.items():
+            i, path = places[key]
+            found[i] = with_leaf(found[i], path, value)
+        return found
 
     def loss_at(values: Mapping[str, Tensor]) -> Tensor:
-        return loss(tuple(step.task.forward(model, view, **call) for view in space.replace(views, values)))
+        return loss(tuple([forward(model, view, **call) for view in moved(values)]))
 
-    attack, clean = _budgets_by_view(attack, space.leaves), space.values(views)
-    moved = perturb(attack, loss_at, clean, space.leaves, generator, model, bn_during_attack, report)
-    found: tuple[Batch, ...] = space.replace(views, moved)
-    return found
+    clean = {key: get_leaf(views[i], path) for key, (i, path) in places.items()}
+    declared = {key: leaves[path] for key, (_, path) in places.items()}
+    attack = _budgets_by_place(attack, places)
+    return tuple(moved(perturb(attack, loss_at, clean, declared, generator, model, bn_during_attack, report)))
 
 
-def _budgets_by_view(attack: Any, keys: Iterable[str]) -> Any:
-    """The attack with budgets that were given by leaf path given by view and leaf path."""
+def _budgets_by_place(attack: Any, places: Mapping[str, tuple[int, str]]) -> Any:
+    """The attack with budgets that were given by leaf path given by place."""
     if not isinstance(attack.eps, Mapping):
         return attack
-    return replace(attack, eps={key: attack.eps[_path(key)] for key in keys if _path(key) in attack.eps})
-
-
-def _path(key: str) -> str:
-    return key.partition(".")[2]
+    return replace(attack, eps={key: attack.eps[path] for key, (_, path) in places.items() if path in attack.eps})

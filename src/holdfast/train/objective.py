@@ -24,6 +24,7 @@ from holdfast.core.contracts import (
     Step,
     Surgery,
     Task,
+    TaskLoss,
     Term,
     WeightPerturbation,
 )
@@ -31,7 +32,7 @@ from holdfast.core.errors import ClashError, InputError
 from holdfast.core.space import first_tensor
 from holdfast.train.draws import generator
 from holdfast.train.perturbed import Strategy, choose_strategy, functional, in_place
-from holdfast.train.terms import evaluate
+from holdfast.train.terms import differentiate, losses, total
 from holdfast.train.wrapping import rank, unwrap
 
 __all__ = ["Objective", "unwrap"]
@@ -94,13 +95,20 @@ class Objective:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss of a batch, a scalar to call ``backward`` on; counts one step."""
-        loss = self._loss(model, self.terms(model, batch), batch, own_backward=False)
-        self.index += 1
-        return loss
+        return self._loss(model, batch, own_backward=False)
 
     def backward(self, model: nn.Module, batch: Batch) -> Tensor:
         """Compute the loss, call its ``backward`` and return it detached."""
-        loss = self._loss(model, self.terms(model, batch), batch, own_backward=True)
+        return self._loss(model, batch, own_backward=True)
+
+    def _loss(self, model: nn.Module, batch: Batch, *, own_backward: bool) -> Tensor:
+        """The loss; with ``own_backward`` it is differentiated already and detached."""
+        terms = self.terms(model, batch)
+        if self.perturbation is None:
+            found = losses(terms, partial(self.task.forward, model))
+            loss = differentiate(found) if own_backward else total(found)
+        else:
+            loss = self._perturbed(model, terms, batch, self.perturbation, own_backward=own_backward)
         self.index += 1
         return loss
 
@@ -111,10 +119,11 @@ class Objective:
                              fix="train what objective.prepare(model, example) returns")  # fmt: skip
         if self.index % RANGE_CHECK_EVERY == 0:
             self.task.space.check(batch, where=f"training batch of step {self.index}")
-        terms = [Term(name="clean", views=(batch,), loss=lambda outputs: self.task.loss(outputs[0], batch))]
-        unlabelled = self._stream.at(self.index)
-        for method, state in zip(self.methods, self._states, strict=True):
-            terms = method.rewrite(terms, self._step(model, batch, unlabelled, state))
+        terms = [Term(name="clean", views=(batch,), loss=TaskLoss(self.task, batch))]
+        if self.methods:
+            unlabelled = self._stream.at(self.index)
+            for method, state in zip(self.methods, self._states, strict=True):
+                terms = method.rewrite(terms, self._step(model, batch, unlabelled, state))
         return terms
 
     def _step(self, model: nn.Module, batch: Batch, unlabelled: Batch | None, state: dict[str, Any]) -> Step:
@@ -129,22 +138,13 @@ class Objective:
             draw=lambda name: generator(self.seed, self.index, rank(), name, device=first_tensor(batch).device),
         )
 
-    def _loss(self, model: nn.Module, terms: list[Term], batch: Batch, *, own_backward: bool) -> Tensor:
-        """The loss of the terms; with ``own_backward`` it is differentiated already and detached."""
-        forward = partial(self.task.forward, model)
-        if self.perturbation is None:
-            loss = evaluate(terms, forward)
-        else:
-            if self.strategy is None:
-                self.strategy = choose_strategy(unwrap(model), lambda: forward(batch))
-            step = self._step(model, batch, None, {})
-            if self.strategy == "in_place":
-                return in_place(model, terms, self.perturbation, step, own_backward=own_backward)
-            loss = functional(model, terms, self.perturbation, step)
-        if own_backward:
-            torch.autograd.backward(loss)
-            return loss.detach()
-        return loss
+    def _perturbed(self, model: nn.Module, terms: list[Term], batch: Batch, perturbation: WeightPerturbation, *,
+                   own_backward: bool) -> Tensor:  # fmt: skip
+        if self.strategy is None:
+            self.strategy = choose_strategy(unwrap(model), lambda: self.task.forward(model, batch))
+        step = self._step(model, batch, None, {})
+        perturbed = in_place if self.strategy == "in_place" else functional
+        return perturbed(model, terms, perturbation, step, own_backward=own_backward)
 
     # --- what it costs, and resuming ---
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 from unittest.mock import patch
 
 import torch
@@ -15,13 +15,14 @@ from torch.utils import checkpoint as torch_checkpoint
 from holdfast.core.contracts import Outputs, Step, Term, WeightPerturbation
 from holdfast.core.errors import ClashError, NoEffectError
 from holdfast.methods.handover import handed_over, internal_scale
-from holdfast.train.terms import evaluate
+from holdfast.train.terms import differentiate, evaluate, losses, total
 from holdfast.train.wrapping import is_sharded, unwrap
 
 __all__ = ["Strategy", "choose_strategy", "functional", "in_place"]
 
 Strategy: TypeAlias = Literal["functional", "in_place"]
 Values: TypeAlias = Mapping[str, Tensor]
+_T = TypeVar("_T")
 
 
 def choose_strategy(model: nn.Module, forward: Callable[[], object]) -> Strategy:
@@ -48,59 +49,57 @@ def choose_strategy(model: nn.Module, forward: Callable[[], object]) -> Strategy
 # --- functional -----------------------------------------------------------------------------------------
 
 
-def functional(model: nn.Module, terms: Sequence[Term], perturbation: WeightPerturbation, step: Step) -> Tensor:
-    """The loss with other weights put in the place of the model's for the time of the call."""
-    plain = unwrap(model)
-    parameters = {name: p for name, p in plain.named_parameters() if p.requires_grad}
-    called = model if isinstance(model, nn.parallel.DistributedDataParallel) else plain
-    statistics = _Statistics(plain)
-
-    def forward(values: Values, view: Any, **call: Any) -> Outputs:
-        others = {id(parameters[name]): value for name, value in values.items()} | statistics.others()
-        with _exchanged(plain, others):
-            return step.task.forward(called, view, **call)
-
-    def loss_at(values: Values) -> Tensor:
-        loss = evaluate(terms, partial(forward, values))
-        statistics.taken = True
-        return loss
-
-    delta = perturbation.delta(parameters, loss_at, step)
+def functional(model: nn.Module, terms: Sequence[Term], perturbation: WeightPerturbation, step: Step, *,
+               own_backward: bool) -> Tensor:  # fmt: skip
+    """The loss with other weights put in the place of the model's for the time of the call; see `in_place`."""
+    exchange = _Exchange(unwrap(model))
+    called = model if isinstance(model, nn.parallel.DistributedDataParallel) else exchange.model
+    forward = partial(step.task.forward, called)
+    parameters = exchange.parameters
+    delta = perturbation.delta(parameters, lambda values: exchange.at(values, evaluate, terms, forward), step)
     _check_names(delta, parameters)
-    return loss_at({name: p + delta[name] if name in delta else p for name, p in parameters.items()})
+    moved = {name: parameters[name] + value for name, value in delta.items()}
+    found = exchange.at(moved, losses, terms, forward)
+    return differentiate(found) if own_backward else total(found)
 
 
-@contextmanager
-def _exchanged(model: nn.Module, others: Mapping[int, Any]) -> Iterator[None]:
-    """Tensors in the place of the model's parameters and buffers, by the ``id`` of these; tied ones change together.
+class _Exchange:
+    """Tensors in the place of a model's parameters; tied ones change together.
 
-    What `torch.func.functional_call` does, without its checks, which take a third of a small model's step.
+    What `torch.func.functional_call` does, without its checks, which take a third of a small model's step. BatchNorm
+    statistics move in the first pass only, which is the one at the weights themselves; later ones move copies.
     """
-    places: list[tuple[dict[str, Any], str, Any]] = [
-        (held, name, tensor)
-        for module in model.modules()
-        for held in (module._parameters, module._buffers)
-        for name, tensor in held.items()
-        if id(tensor) in others
-    ]
-    try:
-        for held, name, tensor in places:
-            held[name] = others[id(tensor)]
-        yield
-    finally:
-        for held, name, tensor in places:
-            held[name] = tensor
-
-
-class _Statistics:
-    """BatchNorm statistics move in the first pass of a step only, which is the one at the weights themselves."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._model, self.taken = model, False
+        self.model, self.parameters = model, dict[str, Tensor]()
+        self._places: list[tuple[dict[str, Any], str, str]] = []
+        self._buffers: list[tuple[dict[str, Any], str, Tensor]] = []
+        self._first = True
+        names: dict[int, str] = {}
+        for path, module in model.named_modules():
+            for key, p in module._parameters.items():
+                if p is not None and p.requires_grad:
+                    name = names.setdefault(id(p), f"{path}.{key}" if path else key)
+                    self.parameters[name] = p
+                    self._places.append((module._parameters, key, name))
+            self._buffers += [(module._buffers, key, b) for key, b in module._buffers.items() if b is not None]
 
-    def others(self) -> dict[int, Tensor]:
-        """Copies for the later passes to move, by the ``id`` of the buffer."""
-        return {id(buffer): buffer.clone() for buffer in self._model.buffers()} if self.taken else {}
+    def at(self, values: Values, compute: Callable[..., _T], *arguments: Any) -> _T:
+        """``compute(*arguments)`` with ``values`` in the place of the parameters of their names."""
+        places = [(held, key, name) for held, key, name in self._places if name in values]
+        copied = [] if self._first else self._buffers
+        try:
+            for held, key, name in places:
+                held[key] = values[name]
+            for held, key, buffer in copied:
+                held[key] = buffer.clone()
+            return compute(*arguments)
+        finally:
+            self._first = False
+            for held, key, name in places:
+                held[key] = self.parameters[name]
+            for held, key, buffer in copied:
+                held[key] = buffer
 
 
 # --- in place -------------------------------------------------------------------------------------------
@@ -136,10 +135,10 @@ def in_place(model: nn.Module, terms: Sequence[Term], perturbation: WeightPertur
     _check_names(delta, parameters)
     moved = {name: p.detach() + delta[name] for name, p in parameters.items() if name in delta}
     with _at(parameters, moved), nullcontext() if first else _keeping_buffers(plain):
-        value = evaluate(terms, step.forward)
+        found = losses(terms, step.forward)
         if own_backward:
-            torch.autograd.backward(value)
-            return value.detach()
+            return differentiate(found)
+        value = total(found)
         gradients = _gradients(value, list(parameters.values()))
     return handed_over(value.detach(), list(parameters.values()), gradients)
 

@@ -13,72 +13,103 @@ from holdfast.core.contracts import Batch, Outputs, Term
 from holdfast.core.errors import ClashError, InputError
 from holdfast.core.space import first_tensor
 
-__all__ = ["evaluate"]
+__all__ = ["differentiate", "evaluate", "losses", "total"]
 
 _Run: TypeAlias = tuple[Term, Batch]
+_Done: TypeAlias = dict[tuple[int, int], Outputs]
+_Weighted: TypeAlias = list[tuple[Tensor, float]]
 
 
 def evaluate(terms: Sequence[Term], forward: Callable[..., Outputs]) -> Tensor:
-    """Sum of weighted mean losses; a view that several terms share (the same object) is run once.
+    """Sum of weighted mean losses, see `losses`."""
+    return total(losses(terms, forward))
+
+
+def differentiate(weighted: _Weighted) -> Tensor:
+    """Call ``backward`` on the weighted sum of mean losses, and return it detached.
+
+    Each loss is given its share of the sum directly: the mean and the sum need no graph.
+
+    Args:
+        weighted: of `losses`.
+    """
+    reached, shares = [], []
+    for loss, weight in weighted:
+        if loss.requires_grad:
+            reached.append(loss)
+            shares.append(torch.full_like(loss, weight / max(loss.numel(), 1)))
+    if not reached:
+        raise InputError("the loss depends on no weight that is trained", where="objective")
+    torch.autograd.backward(reached, shares)
+    return total([(loss.detach(), weight) for loss, weight in weighted])
+
+
+def losses(terms: Sequence[Term], forward: Callable[..., Outputs]) -> _Weighted:
+    """The loss of each term, (B,) or (), and its weight; a view that several terms share (the same object) is run once.
 
     Args:
         terms: at least one.
         forward: ``batch -> outputs``; takes the keywords of `Term.call`.
+
+    Raises:
+        InputError: there is no term, or one joins another that is not there.
+        ClashError: joined terms call the model differently.
     """
-    done: dict[tuple[int, int], Outputs] = {}
-    for group in _joined(terms):
-        _run(group, forward, done)
-    total: Tensor | None = None
-    for term in terms:
-        outputs = tuple(done[_key(term, view)] for view in term.views)
-        loss = term.loss(outputs).mean()
-        loss = loss if term.weight == 1 else term.weight * loss
-        total = loss if total is None else total + loss
-    if total is None:
+    if not terms:
         raise InputError("no term is left", where="objective", fix="keep at least one term when rewriting")
-    return total
+    done = {} if {term.joins for term in terms} == {None} else _run_joined(terms, forward)
+    found = []
+    for term in terms:
+        outputs = []
+        for view in term.views:
+            key = _key(term, view)
+            if key not in done:
+                done[key] = forward(view, **term.call)
+            outputs.append(done[key])
+        found.append((term.loss(tuple(outputs)), term.weight))
+    return found
+
+
+def total(weighted: _Weighted) -> Tensor:
+    """The weighted sum of the means."""
+    means = [loss.mean() if weight == 1 else weight * loss.mean() for loss, weight in weighted]
+    return means[0] if len(means) == 1 else sum(means[1:], means[0])
 
 
 def _key(term: Term, view: Batch) -> tuple[int, int]:
     return id(view), id(term.call) if term.call else 0
 
 
-def _run(runs: Sequence[_Run], forward: Callable[..., Outputs], done: dict[tuple[int, int], Outputs]) -> None:
-    runs = list({_key(*run): run for run in runs if _key(*run) not in done}.values())
-    if len(runs) == 1:
-        [(term, view)] = runs
-        done[_key(term, view)] = forward(view, **term.call)
-    elif runs:
-        done.update(_run_joined(runs, forward))
+def _run_joined(terms: Sequence[Term], forward: Callable[..., Outputs]) -> _Done:
+    """The outputs of the views of joined terms, each group in one forward."""
+    done: _Done = {}
+    for group in _joined(terms):
+        runs = list({_key(*run): run for run in group if _key(*run) not in done}.values())
+        if len(runs) > 1:
+            sizes = [len(first_tensor(view)) for _, view in runs]
+            whole = tree_map(lambda *parts: torch.cat(parts), *(view for _, view in runs))
+            parts = _split(forward(whole, **runs[0][0].call), sizes)
+            done.update((_key(*run), part) for run, part in zip(runs, parts, strict=True))
+    return done
 
 
-def _run_joined(runs: Sequence[_Run], forward: Callable[..., Outputs]) -> dict[tuple[int, int], Outputs]:
-    """One forward of all views concatenated along the sample dimension."""
-    sizes = [_batch_size(view) for _, view in runs]
-    outputs = forward(tree_map(lambda *parts: torch.cat(parts), *(view for _, view in runs)), **runs[0][0].call)
+def _split(outputs: Outputs, sizes: Sequence[int]) -> list[Outputs]:
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    return {
-        _key(*run): tree_map(lambda out, a=start, n=size: out[a : a + n], outputs)
-        for run, start, size in zip(runs, starts, sizes, strict=True)
-    }
+    return [tree_map(lambda out, a=a, n=n: out[a : a + n], outputs) for a, n in zip(starts, sizes, strict=True)]
 
 
 def _joined(terms: Sequence[Term]) -> list[list[_Run]]:
-    """What to run, each list in one forward."""
-    by_name = {term.name: [(term, view) for view in term.views] for term in terms if term.joins is None}
+    """What is run in one forward, of each term that others join."""
+    names = dict.fromkeys(term.joins for term in terms if term.joins is not None)
+    groups = {term.name: [(term, view) for view in term.views] for term in terms
+              if term.joins is None and term.name in names}  # fmt: skip
     for term in terms:
         if term.joins is not None:
-            if term.joins not in by_name:
+            if term.joins not in groups:
                 raise InputError(f"term {term.name!r} joins {term.joins!r}, which is not there", where="objective")
-            by_name[term.joins].extend((term, view) for view in term.views)
-    joined = {term.joins for term in terms}
-    groups = [group for name, runs in by_name.items() for group in ([runs] if name in joined else [[r] for r in runs])]
-    for group in groups:
+            groups[term.joins].extend((term, view) for view in term.views)
+    for group in groups.values():
         if len({id(term.call) for term, _ in group if term.call} | {0 for term, _ in group if not term.call}) > 1:
             raise ClashError(f"terms {[term.name for term, _ in group]} are joined but call the model differently",
                              where="objective", fix="run them in separate forwards")  # fmt: skip
-    return groups
-
-
-def _batch_size(view: Batch) -> int:
-    return len(first_tensor(view))
+    return list(groups.values())

@@ -12,8 +12,8 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The module inside DistributedDataParallel or ``torch.compile``."""
     while isinstance(model, nn.parallel.DistributedDataParallel):
         model = model.module
-    inner = getattr(model, "_orig_mod", None)
-    return inner if isinstance(inner, nn.Module) else model
+    inner = model._modules.get("_orig_mod")  # an attribute that is not there takes long to miss
+    return model if inner is None else inner
 
 
 def is_sharded(model: nn.Module) -> bool:

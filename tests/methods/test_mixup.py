@@ -6,7 +6,7 @@ from toy_tasks import classification, driving, images, model_of, regression_with
 
 from holdfast.core.contracts import Term
 from holdfast.core.errors import InputError
-from holdfast.methods.mixing import beta, partners
+from holdfast.methods.mixing import on_host, partners
 from holdfast.methods.mixup import Mixup
 
 IDENTITY = "every Beta(alpha, alpha) mixes; alpha to 0 only tends to choosing one of two samples"
@@ -19,7 +19,7 @@ def test_replaces_the_term_by_the_mixture():
     term = Term(name="clean", views=(batch,), loss=lambda outputs: task.loss(outputs[0], batch))
     [mixed] = Mixup(alpha=0.4).rewrite([term], step)
     draw = step.draw("mixup")
-    lam, order = beta(0.4, draw), partners(6, draw)
+    lam, order = on_host(draw).betavariate(0.4, 0.4), partners(6, draw)
     x, y = batch["image"], batch["y"]
     logits = model(lam * x + (1 - lam) * x[order])
     ce = torch.nn.functional.cross_entropy
@@ -35,7 +35,7 @@ def test_mixes_all_leaves_with_the_same_partner():
     step = step_of(task, model_of(task), batch)
     [mixed] = Mixup(alpha=1).rewrite([term], step)
     draw = step.draw("mixup")
-    lam, order = beta(1, draw), partners(6, draw)
+    lam, order = on_host(draw).betavariate(1, 1), partners(6, draw)
     for leaf in ("image", "speed"):
         torch.testing.assert_close(mixed.views[0][leaf], lam * batch[leaf] + (1 - lam) * batch[leaf][order])
     assert mixed.views[0]["steer"] is batch["steer"]

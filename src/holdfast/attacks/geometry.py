@@ -144,15 +144,17 @@ class Ball:
         z = torch.addcmul(self.x, delta, shrink, out=delta)
         return z.clamp_(*(self._range_around_x or self.bounds)).to(self.x.dtype)
 
-    def _issue(self, z: Tensor) -> Tensor:
-        """``z``, remembered as admissible while nobody writes to it."""
-        vars(self)["_issued"] = (weakref.ref(z), z._version)
+    def _issue(self, z: Tensor, *, finite: bool = False) -> Tensor:
+        """``z``, remembered as admissible, and perhaps as finite, while nobody writes to it."""
+        vars(self)["_issued"] = (weakref.ref(z), z._version, finite)
         return z
 
     def vouches_for(self, z: Tensor) -> bool:
         """Whether ``z`` is known to be admissible and finite, so that it need not be projected; no device is asked."""
-        issued, version = vars(self).get("_issued", (lambda: None, 0))
-        return z.device.type == "cpu" and issued() is z and z._version == version and math.isfinite(float(z.sum()))
+        issued, version, finite = vars(self).get("_issued", (lambda: None, 0, False))
+        if issued() is not z or z._version != version:
+            return False
+        return finite or (z.device.type == "cpu" and math.isfinite(float(z.sum())))
 
     def scaled(self, z: Tensor) -> Tensor:
         """``(z - x) / radius``, a new tensor; 0 where the radius is 0."""
@@ -198,7 +200,9 @@ class Ball:
         """One step of steepest ascent from ``x`` of the length of the budget; ``spare`` as in `ascend`."""
         if self.norm == "linf" and (inside := self._range_around_x):
             moved = torch.sign(gradient, out=spare)
-            return self._issue(along(self.x, moved, self.reach, out=moved).clamp_(*inside))
+            # The sign of NaN is 0: what began in a finite range ends in it.
+            finite = isinstance(self.reach, float) and math.isfinite(self.reach + inside[1] - inside[0])
+            return self._issue(along(self.x, moved, self.reach, out=moved).clamp_(*inside), finite=finite)
         return self.ascend(self.x, gradient, self.radius, spare=spare)
 
 
@@ -229,7 +233,7 @@ def _rows_of(value: Any, rows: Tensor, x: Tensor) -> Any:
 def _radius(eps: Any, leaf: Leaf, x: Tensor) -> float | Tensor:
     if isinstance(eps, Tensor):
         return leaf.budget(eps, x)
-    if isinstance(eps, Sequence):
+    if not isinstance(eps, float | int):
         if min(eps) < 0 or len(eps) != x.shape[leaf.channel_dim]:
             raise InputError(f"eps {tuple(eps)} for {x.shape[leaf.channel_dim]} channels", where="attack",
                              fix="give one non-negative budget per channel")  # fmt: skip

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
-from holdfast.attacks.seal import Ball, Budget, Norm
+from holdfast.attacks.aim import Aim
+from holdfast.attacks.seal import Ball, Budget, Norm, input_gradient
 from holdfast.attacks.survivors import Survivors
 from holdfast.core.errors import InputError
 
@@ -51,6 +52,8 @@ class PGD:
 
     def craft(self, loss: Callable[[Tensor], Tensor], x: Tensor, ball: Ball, generator: Generator) -> Tensor:
         """The last iterate of each run, and of several runs the strongest one by sample; or what broke a sample."""
+        if self.restarts == 1 and not isinstance(loss, Aim):  # nobody can be broken and leave
+            return self._straight(loss, x, ball, generator)
         live = Survivors(loss, ball)
         for _ in range(self.restarts):
             start = live.among(ball.start(generator)) if self.random_start else x
@@ -66,6 +69,18 @@ class PGD:
                 live.end_run()
         return live.found
 
+    def _straight(self, loss: Callable[[Tensor], Tensor], x: Tensor, ball: Ball, generator: Generator) -> Tensor:
+        """The last iterate of one run of all samples."""
+        z, spare = (ball.start(generator), x) if self.random_start else (x, None)
+        step = self._step(ball)
+        for _ in range(self.steps):
+            spare, z = z, ball.ascend(z, input_gradient(loss, z), step, spare=spare)
+        return z
+
+    def _step(self, ball: Ball) -> float | Tensor:
+        """Stored size of a step."""
+        return ball.radius * (2.5 / self.steps) if self.alpha is None else ball.unit * self.alpha
+
     def _run(self, live: Survivors, start: Tensor, spare: Tensor | None = None) -> Tensor:
         """The last iterate from ``start``; ``spare`` is memory for the taking."""
         state = {"z": start}
@@ -75,10 +90,9 @@ class PGD:
             if not len(live):
                 break
             ball = live.ball
-            step = ball.radius * (2.5 / self.steps) if self.alpha is None else ball.unit * self.alpha
             if spare is not None and len(spare) != len(live):
                 spare = None
-            spare, state["z"] = state["z"], ball.ascend(state["z"], state["gradient"], step, spare=spare)
+            spare, state["z"] = state["z"], ball.ascend(state["z"], state["gradient"], self._step(ball), spare=spare)
         return state["z"]
 
     def passes(self) -> tuple[float, float]:

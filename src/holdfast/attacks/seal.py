@@ -56,20 +56,20 @@ def perturb(attack: Attack, loss: Callable[[Any], Tensor], x: Any, leaf: Any, ge
         NoEffectError: the loss does not depend on ``x``.
         InputError: a negative budget, an integer tensor, leaves without a batch dimension in common.
     """
-    if not isinstance(x, Mapping):
+    if isinstance(x, Tensor):
         ball = Ball.around(x, eps=attack.eps, norm=attack.norm, leaf=leaf)
         return _craft(attack, loss, ball, generator, model, bn_during_attack, report)
     balls = {
         path: Ball.around(value, eps=_budget_of(attack.eps, path), norm=attack.norm, leaf=leaf[path])
         for path, value in x.items()
     }
-    if len({len(ball.x) for ball in balls.values()}) != 1:
-        sizes = {path: tuple(ball.x.shape) for path, ball in balls.items()}
-        raise InputError(f"leaves {sizes} do not share a batch dimension", where="attack")
     if len(balls) == 1:  # a joint tensor would cost a copy and the memory format
         [(path, ball)] = balls.items()
         single = _through(loss, lambda z: {path: z})
         return {path: _craft(attack, single, ball, generator, model, bn_during_attack, report)}
+    if len({len(ball.x) for ball in balls.values()}) != 1:
+        sizes = {path: tuple(ball.x.shape) for path, ball in balls.items()}
+        raise InputError(f"leaves {sizes} do not share a batch dimension", where="attack")
     joint = Ball.joined(list(balls.values()))
     joined = _through(loss, lambda z: _split(z, balls))
     crafted = _craft(attack, joined, joint, generator, model, bn_during_attack, report)
@@ -91,9 +91,11 @@ def _craft(
 
 
 def _budget_of(eps: Any, path: str) -> Any:
-    if isinstance(eps, Mapping) and path not in eps:
+    if not isinstance(eps, Mapping):
+        return eps
+    if path not in eps:
         raise InputError(f"eps has no budget for leaf {path!r}", where="attack", fix=f"add it to {sorted(eps)}")
-    return eps[path] if isinstance(eps, Mapping) else eps
+    return eps[path]
 
 
 def _split(z: Tensor, balls: Mapping[str, Ball]) -> dict[str, Tensor]:

@@ -23,7 +23,8 @@ __all__ = [
     "Artefact", "Attack", "Availability", "Average", "Backend", "Batch", "Corruption", "Drift", "Measurement",
     "Method", "Metric", "OnBytes", "Outputs", "Picture", "Pipeline", "PrecisionPlan", "Prepares", "Probe",
     "ReadsFiles", "Remedy", "ReplacesStep", "Replays", "Session", "StandsIn", "Step", "Subject", "Surgery", "Task",
-    "TaskLoss", "Term", "UsesPlugIns", "UsesUnlabelled", "UsesVariants", "Weakens", "WeightPerturbation", "conventional_inputs",
+    "TaskLoss", "Term", "UsesPlugIns", "UsesUnlabelled", "UsesVariants", "Weakens", "WeightPerturbation",
+    "conventional_inputs",
 ]  # fmt: skip
 
 Batch: TypeAlias = Any
@@ -207,9 +208,9 @@ class Term:
 
 @dataclass(frozen=True)
 class TaskLoss:
-    """A term's loss that says where its targets are: the task's own, of the only view's outputs, with a batch's targets.
+    """The loss of a term that says where its targets are: the task's own, of its only view, with a batch's targets.
 
-    Methods that mix targets look for it; a term with any other loss keeps its promise in another way.
+    Methods that mix targets look for it and treat any other loss as one that knows more than they do.
     """
 
     task: Task

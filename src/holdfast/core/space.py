@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from holdfast.core.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["InputSpace", "Leaf", "first_tensor", "get_leaf", "with_leaf"]
+__all__ = ["InputSpace", "Leaf", "first_tensor", "get_leaf", "mapped", "with_leaf"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,10 @@ class Leaf:
 
     def stored(self, physical: float, x: Tensor) -> float | Tensor:
         """Stored value of a physical one: a number, or one per channel, broadcastable against ``x``."""
-        return (physical - self.along_channels(self.mean, x)) / self.along_channels(self.std, x)
+        mean, std = self.mean, self.std
+        if isinstance(mean, tuple) or isinstance(std, tuple):
+            mean, std = self.along_channels(mean, x), self.along_channels(std, x)
+        return (physical - mean) / std
 
     def budget(self, eps: float | Tensor, x: Tensor) -> float | Tensor:
         """Size of ``eps`` units in stored values: a number, or a tensor that is broadcastable against ``x``.
@@ -146,9 +149,21 @@ def with_leaf(batch: Any, path: str, value: Any) -> Any:
         return {**batch, head: with_leaf(batch[head], rest, value) if rest else value}
     items, position = list(batch), int(head)
     items[position] = with_leaf(batch[position], rest, value) if rest else value
-    if type(batch) is tuple:
-        return tuple(items)
-    # A named tuple takes its fields one by one.
+    return _like(batch, items)
+
+
+def mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The nest of dicts, tuples and lists with every tensor replaced by ``change(tensor)``."""
+    if isinstance(batch, list | tuple):
+        items = [mapped(part, change) for part in batch]
+        return items if type(batch) is list else _like(batch, items)
+    if isinstance(batch, Mapping):
+        return {key: mapped(part, change) for key, part in batch.items()}
+    return change(batch) if hasattr(batch, "requires_grad") else batch
+
+
+def _like(batch: Any, items: list[Any]) -> Any:
+    """A tuple or a list of the kind of ``batch``; a named tuple takes its fields one by one."""
     return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
 
 

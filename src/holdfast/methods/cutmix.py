@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil, floor
+from random import Random
 from typing import ClassVar
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from holdfast.core.contracts import Step, Term
 from holdfast.core.errors import ClashError, InputError
 from holdfast.core.space import get_leaf
-from holdfast.methods.mixing import beta, mix_leaves, mixed_term, partners, single_view
+from holdfast.methods.mixing import mix_leaves, mixed_term, on_host, partners, single_view, taken
 from holdfast.methods.rewriting import chosen_leaves, rewritten
 
 __all__ = ["CutMix", "box"]
@@ -62,21 +63,34 @@ class CutMix:
             raise InputError(f"leaves of shapes {[tuple(i.shape) for i in images]} are not images of one size",
                              where="CutMix", fix="it needs (B, C, H, W)")  # fmt: skip
         [(height, width)] = sizes
-        pasted = box(height, width, beta(self.alpha, draw), draw)
-        order, lam = partners(len(images[0]), draw), 1.0 - pasted.mean()
-        mixed = mix_leaves(step, view, order, lambda x, partner: torch.lerp(x, partner, pasted.to(x)))
-        return mixed_term(term, mixed, step, order, lam, by_task=False)  # targets mixed by lam would not fit the box
+        numbers, order = on_host(draw), partners(len(images[0]), draw)
+        place = box(height, width, numbers.betavariate(self.alpha, self.alpha), numbers)
+        rows, columns = place
+        lam = 1.0 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
+        other = taken(view, order)
+        mixed = mix_leaves(step, view, other, lambda x, partner: _pasted(x, partner, place))
+        # Targets mixed by the lambda that was drawn would not fit the box.
+        return mixed_term(term, mixed, other, step, order, lam, by_task=False)
 
     def passes(self) -> tuple[float, float]:
         """None."""
         return 0.0, 0.0
 
 
-def box(height: int, width: int, lam: Tensor, draw: Generator) -> Tensor:
-    """1.0 inside a box of share ``1 - lam`` about a uniform centre and 0.0 outside, float (height, width)."""
-    reach = (1.0 - lam).sqrt() / 2
-    centre = torch.rand(2, generator=draw, device=draw.device).to(lam.device)
-    # Pixels beyond the centre by more than the reach are outside, counted in sizes of the image.
-    places = (torch.arange(0.5, n, device=lam.device).div_(n) for n in (height, width))
-    rows, columns = ((place.sub_(c).abs_() <= reach).float() for place, c in zip(places, centre, strict=True))
-    return torch.outer(rows, columns)
+def box(height: int, width: int, lam: float, numbers: Random) -> tuple[slice, slice]:
+    """Rows and columns of a box of share ``1 - lam`` about a uniform centre, clipped at the border."""
+    reach = (1.0 - lam) ** 0.5 / 2
+    return _span(height, reach, numbers), _span(width, reach, numbers)
+
+
+def _span(n: int, reach: float, numbers: Random) -> slice:
+    """The pixels whose centres lie within ``reach``, in sizes of the image, of a uniform centre."""
+    centre = numbers.random()
+    start = max(ceil(n * (centre - reach) - 0.5), 0)
+    return slice(start, max(min(floor(n * (centre + reach) + 0.5), n), start))
+
+
+def _pasted(x: Tensor, partner: Tensor, place: tuple[slice, slice]) -> Tensor:
+    mixed, place = x.clone(), (..., *place)
+    mixed[place] = partner[place]
+    return mixed

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from holdfast.core.contracts import Step, Term
 from holdfast.core.errors import InputError
-from holdfast.methods.mixing import beta, blend, mix_leaves, mixed_term, partners, samples_of, single_view
+from holdfast.methods.mixing import blend, mix_leaves, mixed_term, on_host, partners, samples_of, single_view, taken
 from holdfast.methods.rewriting import rewritten
 
 __all__ = ["RegMixup"]
@@ -59,11 +59,12 @@ class RegMixup:
 
     def _mixed(self, term: Term, step: Step) -> Term:
         draw, view = step.draw("regmixup"), single_view(term, who="RegMixup")
-        lam = beta(self.alpha, draw)
+        lam = on_host(draw).betavariate(self.alpha, self.alpha)
         order = partners(samples_of(view, step, who="RegMixup"), draw)
-        mixed = mix_leaves(step, view, order, blend(lam))
+        other = taken(view, order)
+        mixed = mix_leaves(step, view, other, blend(lam))
         return mixed_term(
-            term, mixed, step, order, lam,
+            term, mixed, other, step, order, lam,
             name="regmixup", weight=self.weight * term.weight, joins=term.name if self.joined else None,
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint as torch_checkpoint
 
-from holdfast.core.contracts import Outputs, Step, Term, WeightPerturbation
+from holdfast.core.contracts import Step, Term, WeightPerturbation
 from holdfast.core.errors import ClashError, NoEffectError
 from holdfast.methods.handover import handed_over, internal_scale
 from holdfast.train.terms import differentiate, evaluate, losses, total

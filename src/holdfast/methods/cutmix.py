@@ -91,6 +91,6 @@ def _span(n: int, reach: float, numbers: Random) -> slice:
 
 
 def _pasted(x: Tensor, partner: Tensor, place: tuple[slice, slice]) -> Tensor:
-    mixed, place = x.clone(), (..., *place)
-    mixed[place] = partner[place]
+    mixed = x.clone()
+    mixed[..., place[0], place[1]] = partner[..., place[0], place[1]]
     return mixed

@@ -10,7 +10,6 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 __all__ = ["JPEG", "picture_by_picture", "plane_by_plane"]
@@ -39,13 +38,17 @@ class JPEG:
 
     def of_bytes(self, image: Tensor) -> Tensor:
         """The same of images uint8 (B, C, H, W)."""
-        return picture_by_picture(image, self._coded)
+        height, width = image.shape[-2:]
+        canvas = Image.new("RGB" if image.shape[1] == 3 else "L", (width, height))
+        return picture_by_picture(image, lambda picture: self._coded(picture, canvas))
 
-    def _coded(self, image: Image.Image) -> Image.Image:
+    def _coded(self, picture: Image.Image, canvas: Image.Image) -> Image.Image:
+        """``canvas``, one for all pictures of a batch, with the decoded one on it."""
         file = io.BytesIO()
-        image.save(file, "JPEG", quality=self.quality, subsampling=SUBSAMPLING[self.chroma])
-        file.seek(0)
-        return JpegImageFile(file)
+        picture.save(file, "JPEG", quality=self.quality, subsampling=SUBSAMPLING[self.chroma])
+        # Straight to libjpeg: opening the file would first read its headers in Python.
+        canvas.frombytes(file.getvalue(), "jpeg", canvas.mode, "")
+        return canvas
 
 
 def _grey(plane: np.ndarray) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from importlib.util import find_spec
 
 import numpy as np
@@ -66,12 +67,15 @@ def test_odd_sizes_and_other_channels_pass() -> None:
 
 
 def test_jpeg_is_pillows() -> None:
-    pixels = PHOTO[0].permute(1, 2, 0).to(torch.uint8).numpy()
-    for chroma, subsampling in (("444", 0), ("420", 2)):
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG", quality=60, subsampling=subsampling)
-        found = JPEG(quality=60, chroma=chroma)(PHOTO[:1])[0].permute(1, 2, 0).numpy()
-        np.testing.assert_array_equal(found, np.asarray(Image.open(file)))
+    for image, (chroma, subsampling) in itertools.product(
+        (PHOTO[..., :39, :51], PHOTO[:, :1]), (("444", 0), ("422", 1), ("420", 2))
+    ):
+        found = JPEG(quality=60, chroma=chroma)(image)
+        for before, after in zip(image, found, strict=True):
+            file = io.BytesIO()
+            pixels = before.to(torch.uint8).permute(1, 2, 0).squeeze(-1).numpy()
+            Image.fromarray(pixels).save(file, "JPEG", quality=60, subsampling=subsampling)
+            np.testing.assert_array_equal(after.permute(1, 2, 0).squeeze(-1), np.asarray(Image.open(file)))
 
 
 def test_light_is_added_in_linear_light() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -53,6 +54,7 @@ class Pixelate:
         return torch.from_numpy(small.take(columns, -1).take(rows, -2)).to(image.device)
 
 
+@lru_cache
 def _repeated(n: int, m: int) -> np.ndarray:
     """Which of ``n`` pixels each of ``m`` pixels repeats when ``BOX`` enlarges: the one whose box holds its centre."""
     centre = (np.arange(m) + 0.5) * (n / m)

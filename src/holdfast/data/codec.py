@@ -42,10 +42,10 @@ class JPEG:
         canvas = Image.new("RGB" if image.shape[1] == 3 else "L", (width, height))
         return picture_by_picture(image, lambda picture: self._coded(picture, canvas))
 
-    def _coded(self, picture: Image.Image, canvas: Image.Image) -> Image.Image:
-        """``canvas``, one for all pictures of a batch, with the decoded one on it."""
+    def _coded(self, image: Image.Image, canvas: Image.Image) -> Image.Image:
+        """``canvas``, one for all images of a batch, with the decoded one on it."""
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=self.quality, subsampling=SUBSAMPLING[self.chroma])
+        image.save(file, "JPEG", quality=self.quality, subsampling=SUBSAMPLING[self.chroma])
         # Straight to libjpeg: opening the file would first read its headers in Python.
         canvas.frombytes(file.getvalue(), "jpeg", canvas.mode, "")
         return canvas

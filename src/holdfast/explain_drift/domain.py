@@ -71,14 +71,16 @@ def guess_domain(stored: Tensor) -> Domain:
     """
     if not stored.is_floating_point():
         return next(domain for domain in DOMAINS if domain.name == "levels")
+    stored = stored.double()
+    extremes = torch.cat([end((1, 2), keepdim=True) for end in (stored.amin, stored.amax)], dim=-1)
     usable = [domain for domain in DOMAINS if domain.fits(stored.shape[0])]
     best, best_merit = usable[0], 0.0
     for domain in usable:
-        levels = domain.levels(stored.double())
-        low, high = float(levels.min()), float(levels.max())
+        ends = domain.levels(extremes)
+        low, high = float(ends.min()), float(ends.max())
         if low < -6 or high > 261 or high - low < 4:
             continue
-        merit = (high - low) / 255 + (2.0 if grid_share(levels) > 0.9 else 0.0)
+        merit = (high - low) / 255 + (2.0 if grid_share(domain.levels(stored)) > 0.9 else 0.0)
         if merit > best_merit + 0.02:
             best, best_merit = domain, merit
     return best

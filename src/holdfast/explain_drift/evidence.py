@@ -17,6 +17,7 @@ __all__ = ["Evidence"]
 FLOORS = ((0.15, 0.05), (0.2, 0.05))
 """Error in grey levels that two rounded pictures have anyway: luma and colour, at full resolution and in blocks."""
 TONE_FLOOR = 0.05
+LUMA_AND_COLOUR = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1 / 2, 0.0, -1 / 2], [1 / 4, -1 / 2, 1 / 4]])
 STRATA = 6
 TONES = 8
 
@@ -71,7 +72,8 @@ class Evidence:
 
     def error(self, predicted: Tensor) -> Tensor:
         """Observed minus predicted in training grey levels, without the margin."""
-        return _inner((self.observed.pixels - predicted) / self.gain[:, None, None], self.margin)
+        inner = _inner(self.observed.pixels, self.margin) - _inner(predicted, self.margin)
+        return inner.div_(self.gain[:, None, None])
 
     def score(self, predicted: Tensor, leaves: Set[Leaves]) -> float:
         """Sum of log errors over bands; lower is better, by one for a factor e in one band.
@@ -112,11 +114,10 @@ class Evidence:
 
 def _bands(error: Tensor) -> list[Tensor]:
     """Luma, and for three channels the two colour differences."""
-    luma = error.mean(1, keepdim=True)
     if error.shape[1] != 3:
-        return [luma]
-    red, green, blue = error.unbind(1)
-    return [luma, torch.stack((red - blue, (red + blue) / 2 - green), dim=1) / 2]
+        return [error.mean(1, keepdim=True)]
+    mixed = (LUMA_AND_COLOUR @ error.flatten(2)).view_as(error)
+    return [mixed[:, :1], mixed[:, 1:]]
 
 
 def _detail(pixels: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -19,14 +19,20 @@ __all__ = ["Hypothesis", "Search"]
 BEAM = 6
 CHEAPEST = 0.1
 """No cause of the catalogue costs less, in nats."""
+SETBACK = 0.5
+"""Nats by which a cause may make the score worse before it is not built on."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Causes in the order of their stages, with the score of what they leave unexplained plus their costs."""
+    """Causes in the order of their stages, with the score of what they leave unexplained plus their costs.
+
+    ``limit`` is the score from which on it is not built on.
+    """
 
     causes: tuple[Cause, ...]
     score: float
+    limit: float = math.inf
 
     @property
     def families(self) -> frozenset[str]:
@@ -61,15 +67,18 @@ class Search:
     def run(self, depth: int) -> list[Hypothesis]:
         """Every hypothesis that was judged, best first, with at most ``depth`` causes besides the given ones.
 
-        It ends early when a further cause brought nothing, and leaves out what no further cause could save.
+        It ends early when a further cause brought nothing, and builds neither on what no further cause could save nor
+        on causes that made matters worse.
         """
         beam = self._start()
         judged = list(beam)
         for _ in range(depth):
             best = min(judged, key=lambda hypothesis: hypothesis.score)
-            promising = [old for old in beam if self.evidence.floor + old.price + CHEAPEST < best.score]
+            worthwhile = best.score - self.evidence.floor - CHEAPEST
+            promising = [old for old in beam if old.price < worthwhile and old.score < old.limit]
             grown = [new for old in promising for new in self._grow(old)]
-            beam = [self._refit(new) for new in _distinct(grown)[:BEAM]]
+            asked = {old.causes for old in promising}
+            beam = [self._refit(new, asked) for new in _distinct(grown)[:BEAM]]
             judged += [*beam, *grown]
             if min((new.score for new in beam), default=math.inf) >= best.score:
                 break
@@ -109,11 +118,14 @@ class Search:
 
     def _grow(self, old: Hypothesis) -> list[Hypothesis]:
         grown = []
+        pairs: dict[tuple[bool, ...], Pair] = {}
         for kind in catalogue():
             if kind.family not in old.families:
-                pair = self._pair(old.causes, kind.stage)
+                # Families between the same causes are asked about the same pair.
+                place = tuple(stage < kind.stage for stage in (Rounding.stage, *(cause.stage for cause in old.causes)))
+                pair = pairs.get(place) or pairs.setdefault(place, self._pair(old.causes, kind.stage))
                 grown += [self.judge((*old.causes, c), pair.before, kind.stage) for c in kind.propose(pair)]
-        return grown
+        return [replace(new, limit=old.score + SETBACK) for new in grown]
 
     def _pair(self, causes: Sequence[Cause], stage: int) -> Pair:
         """What a family of this stage is to explain, given other causes."""
@@ -123,15 +135,17 @@ class Search:
             after = after.with_pixels(cause.undo(after))
         return Pair(before=before, after=after, domain=self.domain, whole=self.whole)
 
-    def _refit(self, found: Hypothesis) -> Hypothesis:
-        """Fit every cause once more, now that all the others are there."""
+    def _refit(self, found: Hypothesis, asked: Set[tuple[Cause, ...]] = frozenset()) -> Hypothesis:
+        """Fit every cause once more, now that all the others are there; beside those ``asked`` it was fitted last."""
         for cause in found.causes:
             others = tuple(other for other in found.causes if other is not cause)
+            if others in asked:
+                continue
             pair = self._pair(others, cause.stage)
             for again in type(cause).propose(pair):
                 if again.name == cause.name and again != cause:
                     candidate = self.judge((*others, again), pair.before, cause.stage)
-                    found = min(found, candidate, key=lambda hypothesis: hypothesis.score)
+                    found = min(found, replace(candidate, limit=found.limit), key=lambda hypothesis: hypothesis.score)
         return found
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from holdfast.explain_drift.cause import Leaves, Pair, Tiles
+from holdfast.explain_drift.cause import Leaves, Pair, Tiles, filtered
 
 __all__ = ["Displacement"]
 
@@ -82,8 +82,8 @@ class Displacement:
         down, right = self.dy_px - tiles.aligned[0], self.dx_px - tiles.aligned[1]
         if self.zy or self.zx:
             return _warp(tiles, sign * down, sign * right, sign * self.zy, sign * self.zx)
-        pixels = _shift(tiles.pixels, sign * down, self.kernel)
-        return _shift(pixels.mT, sign * right, self.kernel).mT
+        pixels = _shift(tiles.pixels, sign * down, self.kernel, axis=-2)
+        return _shift(pixels, sign * right, self.kernel, axis=-1)
 
     @classmethod
     def propose(cls, pair: Pair) -> list[Displacement]:
@@ -158,23 +158,23 @@ def _fit_linear(source: Tiles, target: Tiles, dy: float, dx: float) -> tuple[flo
 
 
 def _smooth(luma: Tensor) -> Tensor:
-    kernel = luma.new_tensor([1.0, 2.0, 1.0]) / 4
     padded = functional.pad(luma, (1, 1, 1, 1), mode="replicate")
-    return functional.conv2d(padded, (kernel[:, None] * kernel)[None, None])
+    return filtered(padded, [[a * b / 16 for b in (1, 2, 1)] for a in (1, 2, 1)])
 
 
-def _shift(pixels: Tensor, distance: float, kernel: str) -> Tensor:
-    """Take rows ``distance`` further down, edges repeated."""
+def _shift(pixels: Tensor, distance: float, kernel: str, axis: int) -> Tensor:
+    """Take pixels ``distance`` further on along an axis, edges repeated."""
     if distance == 0:
         return pixels
-    first, height = math.floor(distance), pixels.shape[-2]
+    first, extent = math.floor(distance), pixels.shape[axis]
     taps = _taps(distance - first, kernel)
     before, behind = max(0, -first - min(taps)), max(0, first + max(taps))
-    padded = functional.pad(pixels, (0, 0, before, behind), mode="replicate")
+    edges = (before, behind, 0, 0) if axis == -1 else (0, 0, before, behind)
+    padded = functional.pad(pixels, edges, mode="replicate")
     total = torch.zeros_like(pixels)
     for tap, weight in taps.items():
         if weight:
-            total.add_(padded.narrow(-2, before + first + tap, height), alpha=weight)
+            total.add_(padded.narrow(axis, before + first + tap, extent), alpha=weight)
     return total
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from holdfast.explain_drift.cause import Leaves, Pair, Tiles
+from holdfast.explain_drift.cause import Leaves, Pair, Tiles, filtered
 
 __all__ = ["Kernel"]
 
@@ -59,9 +59,7 @@ class Kernel:
 
     def apply(self, tiles: Tiles) -> Tensor:
         """The filtered picture."""
-        planes = functional.pad(tiles.pixels, (RADIUS,) * 4, mode="replicate").flatten(0, 1)[:, None]
-        taps = planes.new_tensor(self._taps())[None, None]
-        return functional.conv2d(planes, taps).view_as(tiles.pixels)
+        return filtered(functional.pad(tiles.pixels, (RADIUS,) * 4, mode="replicate"), self._taps())
 
     def undo(self, tiles: Tiles) -> Tensor:
         """Lost detail stays lost."""

@@ -10,7 +10,11 @@ import onnx
 import torch
 from onnx.utils import Extractor
 from torch import Tensor, nn
+from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from holdfast.core.contracts import Outputs
 from holdfast.core.errors import BackendError
@@ -122,7 +126,8 @@ def _translated(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProt
     given = (*example, *cotangents)
     with quiet():
         try:
-            traced = make_fx(both_ways, reverse_rules(), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*given)
+            with enable_python_dispatcher():  # the rules in C++ fix the batch size
+                traced = make_fx(both_ways, reverse_rules())(*_with_any_batch(given))
             traced.graph.eliminate_dead_code()
             program = torch.onnx.export(
                 traced, given, dynamo=True, opset_version=OPSET, input_names=names, output_names=ends, verbose=False,
@@ -135,6 +140,17 @@ def _translated(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProt
             ) from error  # fmt: skip
     assert program is not None
     found: onnx.ModelProto = program.model_proto
+    return found
+
+
+def _with_any_batch(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Stand-ins without values, whose first dimension is a symbol."""
+    mode, batch = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True), DimDynamic.DUCK
+    found = []
+    for index, x in enumerate(tensors):
+        sizes = [batch, *([DimDynamic.STATIC] * (x.ndim - 1))]
+        context = StatelessSymbolicContext(dynamic_sizes=sizes)
+        found.append(mode.from_tensor(x, source=ConstantSource(f"tensor_{index}"), symbolic_context=context))
     return found
 
 

@@ -99,16 +99,21 @@ def _by_phases(gradient: Tensor, weight: Tensor, stride: int, padding: Ints, siz
     convolution, and pixel_shuffle puts them in their places.
     """
     rows, columns = (_taps(weight.shape[axis + 2], stride, padding[axis]) for axis in range(2))
-    zero = torch.zeros_like(weight[:, :, 0, 0])
-
-    def phase(across: list[int | None], along: list[int | None]) -> Tensor:
-        taps = [zero if None in (row, column) else weight[:, :, row, column] for row in across for column in along]
-        return torch.stack(taps, dim=-1).view(*zero.shape, len(across), len(along))
-
-    phases = [phase(across, along) for across in rows.by_phase for along in columns.by_phase]
-    kernel = torch.stack(phases, dim=2).flatten(1, 2).transpose(0, 1)
-    edges: list[int] = []
-    for axis, taps in ((1, columns), (0, rows)):  # as `pad` wants them, from the last axis on
-        edges += [-taps.first, -(-size[axis] // stride) + taps.last - gradient.shape[axis + 2]]
-    spread = torch.conv2d(pad(gradient, edges), kernel)
-    return pixel_shuffle(spread, stride)[:, :, : size[0], : size[1]]
+    absent = weight[0, 0].numel()  # the place of a zero, put behind the taps
+    places = [
+        absent if None in (row, column) else row * weight.shape[3] + column
+        for across in rows.by_phase for along in columns.by_phase for row in across for column in along
+    ]  # fmt: skip
+    taps = pad(weight.flatten(2), (0, 1)).index_select(2, torch.tensor(places, device=weight.device))
+    size_of = (len(rows.by_phase[0]), len(columns.by_phase[0]))
+    kernel = taps.reshape(weight.shape[0], -1, *size_of).transpose(0, 1)
+    (above, below), (left, right) = (
+        (-taps.first, -(-size[axis] // stride) + taps.last - gradient.shape[axis + 2])
+        for axis, taps in enumerate((rows, columns))
+    )
+    if (above, left) == (below, right) and min(above, left) >= 0:
+        spread = torch.conv2d(gradient, kernel, padding=(above, left))
+    else:
+        spread = torch.conv2d(pad(gradient, (left, right, above, below)), kernel)
+    spread = pixel_shuffle(spread, stride) if stride > 1 else spread
+    return spread if spread.shape[2:] == size else spread[:, :, : size[0], : size[1]]

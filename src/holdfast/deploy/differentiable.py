@@ -146,10 +146,10 @@ def _translated(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProt
 def _with_any_batch(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Stand-ins without values, whose first dimension is a symbol."""
     mode, batch = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True), DimDynamic.DUCK
-    found = []
+    found: list[Tensor] = []
     for index, x in enumerate(tensors):
         sizes = [batch, *([DimDynamic.STATIC] * (x.ndim - 1))]
-        context = StatelessSymbolicContext(dynamic_sizes=sizes)
+        context: StatelessSymbolicContext[Any, Any] = StatelessSymbolicContext(dynamic_sizes=sizes)
         found.append(mode.from_tensor(x, source=ConstantSource(f"tensor_{index}"), symbolic_context=context))
     return found
 

@@ -99,14 +99,7 @@ def _by_phases(gradient: Tensor, weight: Tensor, stride: int, padding: Ints, siz
     convolution, and pixel_shuffle puts them in their places.
     """
     rows, columns = (_taps(weight.shape[axis + 2], stride, padding[axis]) for axis in range(2))
-    absent = weight[0, 0].numel()  # the place of a zero, put behind the taps
-    places = [
-        absent if None in (row, column) else row * weight.shape[3] + column
-        for across in rows.by_phase for along in columns.by_phase for row in across for column in along
-    ]  # fmt: skip
-    taps = pad(weight.flatten(2), (0, 1)).index_select(2, torch.tensor(places, device=weight.device))
-    size_of = (len(rows.by_phase[0]), len(columns.by_phase[0]))
-    kernel = taps.reshape(weight.shape[0], -1, *size_of).transpose(0, 1)
+    kernel = _kernel(weight, rows, columns)
     (above, below), (left, right) = (
         (-taps.first, -(-size[axis] // stride) + taps.last - gradient.shape[axis + 2])
         for axis, taps in enumerate((rows, columns))
@@ -117,3 +110,15 @@ def _by_phases(gradient: Tensor, weight: Tensor, stride: int, padding: Ints, siz
         spread = torch.conv2d(pad(gradient, (left, right, above, below)), kernel)
     spread = pixel_shuffle(spread, stride) if stride > 1 else spread
     return spread if spread.shape[2:] == size else spread[:, :, : size[0], : size[1]]
+
+
+def _kernel(weight: Tensor, rows: _Taps, columns: _Taps) -> Tensor:
+    """The kernels of all phases, (inputs s s, outputs, taps, taps); where a phase has no tap there is a zero."""
+    outputs, _, height, width = weight.shape
+    absent = height * width  # behind the taps
+    places = [
+        absent if row is None or column is None else row * width + column
+        for across in rows.by_phase for along in columns.by_phase for row in across for column in along
+    ]  # fmt: skip
+    chosen = pad(weight.flatten(2), (0, 1)).index_select(2, torch.tensor(places, device=weight.device))
+    return chosen.reshape(outputs, -1, len(rows.by_phase[0]), len(columns.by_phase[0])).transpose(0, 1)

@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.attacks.geometry import by_sample, per_sample_norm, uniform
+from holdfast.attacks.geometry import by_sample, per_sample_norm
 from holdfast.core.contracts import Batch, Step, Surgery, Term
 from holdfast.core.errors import InputError, NoEffectError
 from holdfast.core.space import get_leaf
 from holdfast.methods.handover import EVALUATED_TWICE, Accumulated, shared_masks
-from holdfast.methods.inner import tap_like
+from holdfast.methods.inner import tap_value
 from holdfast.methods.mixing import single_view
 from holdfast.methods.rewriting import rewritten
 from holdfast.surgery.taps import Taps
@@ -79,38 +79,40 @@ class FreeLB:
 
     def _trained(self, term: Term, step: Step) -> Term:
         view = single_view(term, who="FreeLB")
-        like = tap_like(term, step, tap=self.tap)
-        mask = self._mask(view, like) if self.mask else None
-        delta = self._first(like, mask, step)
+        value = tap_value(term, step, tap=self.tap)
+        mask = self._mask(view, value) if self.mask else None
+        delta = self._first(value, mask, step)
         total = Accumulated(list(step.model.parameters()))
         rewind = shared_masks(delta.device)
         for t in range(self.steps):
             if t:
                 rewind()
             last = t == self.steps - 1
-            delta = delta.detach().requires_grad_(not last)
+            delta.requires_grad_(not last)
             outputs = step.forward(view, **term.call, add={self.tap: delta})
-            loss = term.loss((outputs,)).mean() / self.steps
-            gradients = total.add(loss, *([] if last else [delta]))
+            gradients = total.add(term.loss((outputs,)), *([] if last else [delta]), weight=1 / self.steps)
             if not last:
                 delta = self._moved(delta.detach(), gradients[0], mask)
         handed = total.loss()
         return Term(name=term.name, views=(), loss=lambda _: handed, weight=term.weight, crafted=True)
 
-    def _mask(self, view: Batch, like: Tensor) -> Tensor:
-        """1.0 where the tap may be perturbed and 0.0 elsewhere, broadcastable against it."""
+    def _mask(self, view: Batch, value: Tensor) -> Tensor:
+        """1.0 where the tap may be perturbed and 0.0 elsewhere, float32, broadcastable against it."""
         mask: Tensor = get_leaf(view, self.mask)
-        if mask.shape != like.shape[:2]:
-            raise InputError(f"mask {tuple(mask.shape)} does not fit a tap of {tuple(like.shape)}", where="FreeLB",
+        if mask.shape != value.shape[:2]:
+            raise InputError(f"mask {tuple(mask.shape)} does not fit a tap of {tuple(value.shape)}", where="FreeLB",
                              fix="give a mask (B, L) for a tap (B, L, D)")  # fmt: skip
-        return mask.view(*mask.shape, *([1] * (like.ndim - 2))).to(like)
+        return mask.view(*mask.shape, *([1] * (value.ndim - 2))).to(value.device, torch.float32)
 
-    def _first(self, like: Tensor, mask: Tensor | None, step: Step) -> Tensor:
-        noise, n = uniform(like.shape, step.draw("freelb"), like=like, low=-1.0), like[0].numel()
+    def _first(self, value: Tensor, mask: Tensor | None, step: Step) -> Tensor:
+        """A random start, float32, for a tap."""
+        draw, n = step.draw("freelb"), value[0].numel()
+        size = self.start / max(n, 1) ** 0.5 if mask is None else 1.0
+        noise = torch.empty(value.shape, device=draw.device).uniform_(-size, size, generator=draw).to(value.device)
         if mask is None:
-            return noise.mul_(self.start / max(n, 1) ** 0.5)
+            return noise
         counted = mask.flatten(1).sum(1) * (n / max(mask[0].numel(), 1))
-        return noise.mul_(mask * (self.start / by_sample(counted.clamp(min=1.0).sqrt(), like)))
+        return noise.mul_(mask * (self.start / by_sample(counted.clamp(min=1.0).sqrt(), value)))
 
     def _moved(self, delta: Tensor, gradient: Tensor | None, mask: Tensor | None) -> Tensor:
         """One normalised ascent step of each sample."""

@@ -42,7 +42,7 @@ class _HandOver(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *factors: Tensor) -> tuple[Tensor | None, ...]:
         [factor] = factors
-        return None, None, *(factor * gradient for gradient in ctx.gradients)
+        return None, None, *torch._foreach_mul(ctx.gradients, factor)
 
 
 class Accumulated:
@@ -63,21 +63,18 @@ class Accumulated:
         self._sums: list[Tensor | None] = [None] * len(self.parameters)
         self._value: Tensor | None = None
 
-    def add(self, loss: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
-        """Add a scalar loss, and return its gradients with respect to ``others``."""
+    def add(self, loss: Tensor, *others: Tensor, weight: float = 1.0) -> tuple[Tensor | None, ...]:
+        """Add ``weight`` times the mean of a loss, (B,) or (); return its gradients, up to a scale, for ``others``."""
         scale = internal_scale(loss)
-        found = torch.autograd.grad(
-            loss if scale == 1 else loss * scale, [*self.parameters, *others], allow_unused=True
-        )
-        own, rest = found[: len(self.parameters)], found[len(self.parameters) :]
-        for i, gradient in enumerate(own):
-            if gradient is not None:
-                gradient = gradient / scale if scale != 1 else gradient
-                total = self._sums[i]
+        share = torch.full_like(loss, scale * weight / max(loss.numel(), 1))
+        found = torch.autograd.grad(loss, [*self.parameters, *others], share, allow_unused=True)
+        for i, total in enumerate(self._sums):
+            if (gradient := found[i]) is not None:
+                gradient = gradient if scale == 1 else gradient / scale
                 self._sums[i] = gradient if total is None else total + gradient
-        value = loss.detach()
+        value = weight * loss.detach().mean()
         self._value = value if self._value is None else self._value + value
-        return rest
+        return found[len(self.parameters) :]
 
     def loss(self) -> Tensor:
         """The sum, ready for ``backward``."""

@@ -15,7 +15,7 @@ from holdfast.core.errors import InputError
 from holdfast.methods.mixing import single_view
 from holdfast.surgery.tapped import Tapped, read_tap
 
-__all__ = ["inner_model", "tap_delta", "tap_like"]
+__all__ = ["inner_model", "tap_delta", "tap_value"]
 
 
 def inner_model(step: Step, *, who: str) -> nn.Module:
@@ -31,12 +31,11 @@ def inner_model(step: Step, *, who: str) -> nn.Module:
     return step.model.model
 
 
-def tap_like(term: Term, step: Step, *, tap: str, bn_during_attack: BNDuringAttack = "eval") -> Tensor:
-    """Zeros, float32, with the shape that the tap has on the term's view."""
+def tap_value(term: Term, step: Step, *, tap: str, bn_during_attack: BNDuringAttack = "eval") -> Tensor:
+    """What the tap is on the term's view."""
     view = single_view(term, who=tap)
     with crafting(step.model, bn_during_attack):
-        value = read_tap(partial(step.task.forward, step.model, view), inner_model(step, who=tap), tap)
-    return torch.zeros(value.shape, device=value.device)
+        return read_tap(partial(step.task.forward, step.model, view), inner_model(step, who=tap), tap)
 
 
 def tap_delta(
@@ -50,5 +49,6 @@ def tap_delta(
         call: dict[str, Any] = {**term.call, "add": {tap: delta}}
         return term.loss((step.task.forward(step.model, view, **call),))
 
-    origin = tap_like(term, step, tap=tap, bn_during_attack=bn_during_attack)
+    value = tap_value(term, step, tap=tap, bn_during_attack=bn_during_attack)
+    origin = torch.zeros(value.shape, device=value.device)
     return perturb(attack, loss_at, origin, UNBOUNDED, generator, step.model, bn_during_attack, report)

@@ -9,11 +9,10 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
-from torch.utils._pytree import tree_map
 
 from holdfast.core.contracts import Batch, Outputs, Step, Surgery, Term
 from holdfast.core.errors import ClashError, InputError
-from holdfast.core.space import get_leaf, with_leaf
+from holdfast.core.space import get_leaf, mapped, with_leaf
 from holdfast.methods.rewriting import only_leaf
 from holdfast.surgery.auxiliary_head import AuxiliaryHead
 
@@ -87,7 +86,7 @@ class Rotation:
         if self.copies == "all":
             kinds = torch.arange(KINDS, device=image.device).repeat_interleave(len(image))
             rest = with_leaf(step.batch, path, None)  # the images are large and needed once
-            repeated = tree_map(lambda t: torch.cat([t] * KINDS) if isinstance(t, Tensor) else t, rest)
+            repeated = mapped(rest, lambda t: torch.cat([t] * KINDS))
             return with_leaf(repeated, path, torch.cat(every)), kinds
         draw = step.draw("rotation")
         kinds = torch.randint(KINDS, (len(image),), generator=draw, device=draw.device).to(image.device)

@@ -98,8 +98,7 @@ class YOPO:
                 rewind()
             outputs, read = step.forward(with_leaf(view, path, z), **{**term.call, "taps": (self.first,)})
             hidden = read[self.first]
-            loss = term.loss((outputs,)).mean() / self.passes_through
-            [adjoint] = total.add(loss, hidden)
+            [adjoint] = total.add(term.loss((outputs,)), hidden, weight=1 / self.passes_through)
             if k == 0 and step.index == 0:
                 self._check(step, z, hidden)
             if k < self.passes_through - 1:

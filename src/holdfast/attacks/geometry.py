@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -23,6 +22,17 @@ Budget: TypeAlias = float | Tensor | Sequence[float] | Mapping[str, Any]
 
 INWARD = 1e-5
 """Share by which an L2 projection ends inside, so that the promise survives the rounding of ``x + delta``."""
+
+
+class _once:  # noqa: N801 - a decorator
+    """A property that is computed when first asked for; `functools.cached_property` locks in Python 3.11."""
+
+    def __init__(self, compute: Callable[[Any], Any]) -> None:
+        self.compute, self.name = compute, compute.__name__
+
+    def __get__(self, owner: Any, kind: type) -> Any:
+        found = vars(owner)[self.name] = self.compute(owner)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +96,7 @@ class Ball:
         """Smallest and largest valid values, both numbers or both tensors."""
         return self.low, self.high
 
-    @cached_property
+    @_once
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Smallest and largest admissible values, widened where ``x`` leaves the valid range by rounding.
 
@@ -100,7 +110,7 @@ class Ball:
             return low, high
         return torch.minimum(low, x, out=low), torch.maximum(high, x, out=high)
 
-    @cached_property
+    @_once
     def reach(self) -> float | Tensor:
         """The radius less what the rounding of ``x + radius`` may add to it."""
         rounding = torch.finfo(self.x.dtype)
@@ -113,7 +123,7 @@ class Ball:
         reach = self.radius - rounding.eps * (size + self.radius)
         return reach.clamp(min=0.0) if isinstance(reach, Tensor) else max(reach, 0.0)
 
-    @cached_property
+    @_once
     def _extent(self) -> tuple[float, float] | None:
         """Smallest and largest value of ``x``; not asked where the answer would be waited for."""
         if self.x.device.type != "cpu" or not self.x.numel():

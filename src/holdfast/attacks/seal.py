@@ -15,7 +15,10 @@ from holdfast.core.contracts import Attack
 from holdfast.core.errors import InputError, NoEffectError
 from holdfast.core.space import Leaf
 
-__all__ = ["BNDuringAttack", "Ball", "Budget", "Norm", "crafting", "gradient_of", "input_gradient", "perturb"]
+__all__ = [
+    "BNDuringAttack", "Ball", "Budget", "Norm", "crafting", "gradient_of", "input_gradient",
+    "modules_of", "perturb", "trained_in",
+]  # fmt: skip
 
 BNDuringAttack: TypeAlias = Literal["eval", "train", "frozen"]
 
@@ -158,41 +161,48 @@ def crafting(model: nn.Module, bn_during_attack: BNDuringAttack = "eval") -> Ite
     """``model`` frozen and in the mode for crafting; modes, buffers and ``requires_grad`` come back as they were."""
     if bn_during_attack not in ("eval", "train", "frozen"):
         raise InputError(f"unknown bn_during_attack {bn_during_attack!r}", fix="use 'eval', 'train' or 'frozen'")
-    modules = _modules_of(model)
+    modules = modules_of(model)
+    trained = trained_in(modules)
     quiet = [module for module in modules if module.training and not _trains(module, bn_during_attack)]
-    trained = [p for module in modules for p in module._parameters.values() if p is not None and p.requires_grad]
+    # An overridden train() may do more than change the mode, e.g. merge weights; and torch's own way to set an
+    # attribute searches among parameters and modules first.
+    plain = [vars(module) for module in quiet if type(module).__setattr__ is nn.Module.__setattr__]
+    others = [] if len(plain) == len(quiet) else [m for m in quiet if type(m).__setattr__ is not nn.Module.__setattr__]
     buffers = [] if bn_during_attack == "eval" else _replace_buffers(modules)
     try:
-        _set_training(quiet, False)
+        for attributes in plain:
+            attributes["training"] = False
+        for module in others:
+            module.training = False
         for parameter in trained:
             parameter.requires_grad_(False)
         yield
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-        _set_training(quiet, True)
+        for attributes in plain:
+            attributes["training"] = True
+        for module in others:
+            module.training = True
         for module, name, buffer in buffers:
             module._buffers[name] = buffer
 
 
-def _modules_of(model: nn.Module) -> list[nn.Module]:
+def modules_of(model: nn.Module) -> list[nn.Module]:
     """Every module once; `torch.nn.Module.modules` nests a generator for each level, which takes five times as long."""
-    found, seen = [model], {id(model)}
+    found, seen = [model], {model}
     for module in found:  # grows while it is walked
         for inner in module._modules.values():
-            if inner is not None and id(inner) not in seen:
-                seen.add(id(inner))
+            if inner is not None and inner not in seen:
+                seen.add(inner)
                 found.append(inner)
     return found
 
 
-def _set_training(modules: Iterable[nn.Module], training: bool) -> None:
-    """Set modes one by one: an overridden ``train`` may do more than change the mode, e.g. merge weights."""
-    for module in modules:
-        if type(module).__setattr__ is nn.Module.__setattr__:
-            module.__dict__["training"] = training  # without a search among parameters and modules
-        else:
-            module.training = training
+def trained_in(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """Their own parameters that require a gradient, every one once."""
+    found = {id(p): p for module in modules for p in module._parameters.values() if p is not None and p.requires_grad}
+    return list(found.values())
 
 
 def _trains(module: nn.Module, bn_during_attack: BNDuringAttack) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from holdfast.attacks.fgsm import FGSM
 from holdfast.attacks.geometry import along, uniform
+from holdfast.attacks.seal import modules_of, trained_in
 from holdfast.core.contracts import Attack, Step, Term
 from holdfast.core.errors import ClashError, InputError, NoEffectError
 from holdfast.core.space import get_leaf, with_leaf
@@ -82,7 +83,7 @@ class FreeAT:
 
     def _advances(self, step: Step) -> bool:
         """Whether the perturbation moves in this call: once a step, whoever asks again."""
-        state, version = step.state, next(step.model.parameters())._version
+        state, version = step.state, trained_in(modules_of(step.model))[0]._version
         if state.get("index") == step.index:
             return False
         if "index" in state:
@@ -97,15 +98,14 @@ class FreeAT:
 
     def _delta(self, path: str, x: Tensor, radius: Any, step: Step, advance: bool) -> Tensor:
         """The carried perturbation, fitted to the batch, after this step's move."""
-        state, n = step.state, len(x)
+        state, n = step.state, x.shape[0]
         carried: Tensor | None = state.get(f"delta.{path}")
         gradient: Tensor | None = state.pop(f"gradient.{path}", None) if advance else None
         if carried is not None and gradient is not None:
-            moved = along(carried[: len(gradient)], gradient, radius).clamp_(-radius, radius)
-            # A short last batch moved only the first samples' perturbations.
-            rest = carried[len(gradient) :]
-            carried = torch.cat([moved, rest]) if len(rest) else moved
-        if carried is None or carried.shape[1:] != x.shape[1:] or len(carried) < n:
+            short = gradient.shape[0]  # a short last batch moved only the first samples' perturbations
+            moved = along(carried[:short], gradient, radius).clamp_(-radius, radius)
+            carried = moved if short == carried.shape[0] else torch.cat([moved, carried[short:]])
+        if carried is None or carried.shape[1:] != x.shape[1:] or carried.shape[0] < n:
             carried = radius * uniform(x.shape, step.draw("freeat"), like=x, low=-1.0)
         state[f"delta.{path}"] = carried
         return carried[:n].detach()  # the same memory, which nothing writes to

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks.geometry import by_sample, per_sample_norm
+from holdfast.attacks.seal import modules_of, trained_in
 from holdfast.core.contracts import Batch, Step, Surgery, Term
 from holdfast.core.errors import InputError, NoEffectError
 from holdfast.core.space import get_leaf
@@ -82,7 +83,7 @@ class FreeLB:
         value = tap_value(term, step, tap=self.tap)
         mask = self._mask(view, value) if self.mask else None
         delta = self._first(value, mask, step)
-        total = Accumulated(list(step.model.parameters()))
+        total = Accumulated(trained_in(modules_of(step.model)))
         rewind = shared_masks(delta.device)
         for t in range(self.steps):
             if t:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -96,28 +96,32 @@ def attacked(
     ``call`` are keywords of the model's call, as in `Term.call`.
     """
     leaves = chosen_leaves(step.task.space, leaf, who=who)
-    # By view and path where there are several views, by path alone where there is one.
-    places = {f"{i}.{path}" if len(views) > 1 else path: (i, path) for i in range(len(views)) for path in leaves}
     forward, model, call = step.task.forward, step.model, call or {}
+    single = len(views) == 1
+    whole = views[0] if single else views
+    if not single:
+        leaves = {f"{i}.{path}": leaf for i in range(len(views)) for path, leaf in leaves.items()}
+        attack = _budgets_by_view(attack, leaves)
 
-    def moved(values: Mapping[str, Tensor]) -> list[Batch]:
-        found = list(views)
-        for key, value in values.items():
-            i, path = places[key]
-            found[i] = with_leaf(found[i], path, value)
-        return found
+    def moved(values: Mapping[str, Tensor]) -> tuple[Batch, ...]:
+        found = whole
+        for path, value in values.items():
+            found = with_leaf(found, path, value)
+        return (found,) if single else found
 
     def loss_at(values: Mapping[str, Tensor]) -> Tensor:
         return loss(tuple([forward(model, view, **call) for view in moved(values)]))
 
-    clean = {key: get_leaf(views[i], path) for key, (i, path) in places.items()}
-    declared = {key: leaves[path] for key, (_, path) in places.items()}
-    attack = _budgets_by_place(attack, places)
-    return tuple(moved(perturb(attack, loss_at, clean, declared, generator, model, bn_during_attack, report)))
+    clean = {path: get_leaf(whole, path) for path in leaves}
+    return moved(perturb(attack, loss_at, clean, leaves, generator, model, bn_during_attack, report))
 
 
-def _budgets_by_place(attack: Any, places: Mapping[str, tuple[int, str]]) -> Any:
-    """The attack with budgets that were given by leaf path given by place."""
+def _budgets_by_view(attack: Any, keys: Iterable[str]) -> Any:
+    """The attack with budgets that were given by leaf path given by view and leaf path."""
     if not isinstance(attack.eps, Mapping):
         return attack
-    return replace(attack, eps={key: attack.eps[path] for key, (_, path) in places.items() if path in attack.eps})
+    return replace(attack, eps={key: attack.eps[_path(key)] for key in keys if _path(key) in attack.eps})
+
+
+def _path(key: str) -> str:
+    return key.partition(".")[2]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks.fgsm import FGSM
-from holdfast.attacks.seal import Ball, crafting, input_gradient
+from holdfast.attacks.seal import Ball, crafting, input_gradient, modules_of, trained_in
 from holdfast.core.contracts import Attack, Remedy, Step, Surgery, Term
 from holdfast.core.errors import InputError
 from holdfast.core.space import get_leaf, with_leaf
@@ -91,7 +91,7 @@ class YOPO:
         view, (path, leaf) = single_view(term, who="YOPO"), only_leaf(step.task.space, self.leaf, who="YOPO")
         x = get_leaf(view, path)
         ball = Ball.around(x, eps=self.eps, norm="linf", leaf=leaf)
-        total, z = Accumulated(list(step.model.parameters())), ball.start(step.draw("yopo"))
+        total, z = Accumulated(trained_in(modules_of(step.model))), ball.start(step.draw("yopo"))
         rewind = shared_masks(x.device)
         for k in range(self.passes_through):
             if k:

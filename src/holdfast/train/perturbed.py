@@ -71,18 +71,21 @@ class _Exchange:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.model, self.parameters = model, dict[str, Tensor]()
-        self._places: list[tuple[dict[str, Any], str, str]] = []
-        self._buffers: list[tuple[dict[str, Any], str, Tensor]] = []
-        self._first = True
+        parameters: dict[str, Tensor] = {}
+        places: list[tuple[dict[str, Any], str, str]] = []
+        buffers: list[tuple[dict[str, Any], str, Tensor]] = []
         names: dict[int, str] = {}
         for path, module in model.named_modules():
             for key, p in module._parameters.items():
                 if p is not None and p.requires_grad:
                     name = names.setdefault(id(p), f"{path}.{key}" if path else key)
-                    self.parameters[name] = p
-                    self._places.append((module._parameters, key, name))
-            self._buffers += [(module._buffers, key, b) for key, b in module._buffers.items() if b is not None]
+                    parameters[name] = p
+                    places.append((module._parameters, key, name))
+            for key, buffer in module._buffers.items():
+                if buffer is not None:
+                    buffers.append((module._buffers, key, buffer))
+        self.model, self.parameters, self._places, self._buffers = model, parameters, places, buffers
+        self._first = True
 
     def at(self, values: Values, compute: Callable[..., _T], *arguments: Any) -> _T:
         """``compute(*arguments)`` with ``values`` in the place of the parameters of their names."""

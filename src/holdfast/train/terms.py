@@ -33,15 +33,16 @@ def differentiate(weighted: _Weighted) -> Tensor:
     Args:
         weighted: of `losses`.
     """
-    reached, shares = [], []
+    reached, shares, values = [], [], []
     for loss, weight in weighted:
+        values.append((loss.detach(), weight))
         if loss.requires_grad:
             reached.append(loss)
             shares.append(torch.full_like(loss, weight / max(loss.numel(), 1)))
     if not reached:
         raise InputError("the loss depends on no weight that is trained", where="objective")
     torch.autograd.backward(reached, shares)
-    return total([(loss.detach(), weight) for loss, weight in weighted])
+    return total(values)
 
 
 def losses(terms: Sequence[Term], forward: Callable[..., Outputs]) -> _Weighted:
@@ -72,8 +73,12 @@ def losses(terms: Sequence[Term], forward: Callable[..., Outputs]) -> _Weighted:
 
 def total(weighted: _Weighted) -> Tensor:
     """The weighted sum of the means."""
-    means = [loss.mean() if weight == 1 else weight * loss.mean() for loss, weight in weighted]
-    return means[0] if len(means) == 1 else sum(means[1:], means[0])
+    value: Tensor | None = None
+    for loss, weight in weighted:
+        mean = loss.mean() if weight == 1 else weight * loss.mean()
+        value = mean if value is None else value + mean
+    assert value is not None
+    return value
 
 
 def _key(term: Term, view: Batch) -> tuple[int, int]:

@@ -6,6 +6,8 @@ DATA holds the picture sets named in pairs.py. `--tuning` runs on the sets on wh
 was measured in pieces, with a seed and a folder each, is put together by
 
     python benchmarks/explain_drift/measure.py --out benchmarks/explain_drift --join PIECE/cases.csv...
+
+`--speed ROUNDS` prints the CPU seconds of every fault once on 640 x 384, and writes nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from faults import FAULTS
-from pairs import KERNELS, TEST, TUNING, Case, compositions, frames, singles, strangers, with_raw
+from pairs import KERNELS, TEST, TUNING, Case, compositions, draw_frame, frames, singles, sized, strangers, with_raw
 
 from holdfast.core.errors import HoldfastError
 from holdfast.explain_drift.explain import Explanation, explain
@@ -34,7 +36,7 @@ COLUMNS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path())
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path())
     parser.add_argument("--tuning", action="store_true")
     parser.add_argument("--sets", default="")
     parser.add_argument("--repeats", type=int, default=9)
@@ -42,10 +44,13 @@ def main() -> None:
     parser.add_argument("--strangers", type=int, default=20)
     parser.add_argument("--raw", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--speed", type=int, default=0)
     parser.add_argument("--join", type=Path, nargs="*", default=[])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.join:
+    if arguments.speed:
+        speed(frames(arguments.data, TEST[0]), arguments.speed, np.random.default_rng(arguments.seed))
+    elif arguments.join:
         join(arguments.join, arguments.out)
     else:
         measure(arguments)
@@ -96,6 +101,23 @@ def raw_table(pictures: dict[str, list[np.ndarray]], arguments: argparse.Namespa
     for kind, source in dict.fromkeys((kind, source) for kind, source, _ in counts):
         cells = [counts[kind, source, outcome] for outcome in ("named", "named wrongly", "refused")]
         print(f"| {kind} | {source} | {' | '.join(map(str, cells))} |")
+
+
+def speed(pictures: list[np.ndarray], rounds: int, rng: np.random.Generator) -> None:
+    """Every fault on a frame drawn once, timed in every round, in an order drawn anew."""
+    pairs = [sized(fault, draw_frame(pictures, rng), rng) for fault in FAULTS]
+    explain(*pairs[0])
+    spent = np.zeros((rounds, len(pairs)))
+    for row in spent:
+        for k in rng.permutation(len(pairs)):
+            start = time.process_time()
+            explain(*pairs[k])
+            row[k] = time.process_time() - start
+    print(f"\n| 640 x 384, {rounds} rounds | CPU s, median | least | most |\n|---|---:|---:|---:|")
+    middle = np.median(spent, axis=0)
+    for fault, *cells in zip(FAULTS, middle, spent.min(0), spent.max(0), strict=True):
+        print(f"| {fault.name} | {' | '.join(f'{cell:.2f}' for cell in cells)} |")
+    print(f"of the {len(pairs)} medians: median {np.median(middle):.2f}, largest {middle.max():.2f} CPU s")
 
 
 def all_cases(pictures: dict[str, list[np.ndarray]], arguments: argparse.Namespace) -> Iterator[tuple[str, Case]]:

@@ -67,6 +67,15 @@ def compositions(pictures: dict[str, list[np.ndarray]], count: int, rng: np.rand
             yield case
 
 
+def sized(fault: Fault, frame: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A fault on a frame resized so that the tensors are 640 x 384 (416 with borders)."""
+    scale = max(fault.scales)
+    width, height = (round(side / scale) + 2 * MARGIN for side in (640, 384))
+    resized = np.asarray(Image.fromarray(frame).resize((width, height)))
+    training, vehicle = fault.draw(rng, Side(scale=scale))
+    return record(resized, training), record(resized, vehicle)
+
+
 def contradictory(chosen: Sequence[Fault]) -> bool:
     """A format of steps of a grey level and more hides finer faults; bytes are recorded before they are normalised."""
     names, families = {fault.name for fault in chosen}, {fault.family for fault in chosen}

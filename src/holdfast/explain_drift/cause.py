@@ -115,7 +115,8 @@ def filtered(pixels: Tensor, taps: Sequence[Sequence[float]]) -> Tensor:
     """Every plane of (K, C, H, W) correlated with ``taps``, without padding; a group a plane is the fast way."""
     planes = pixels.flatten(0, 1)[None]
     weights = pixels.new_tensor(taps).expand(planes.shape[1], 1, -1, -1)
-    return functional.conv2d(planes, weights, groups=planes.shape[1])[0].unflatten(0, pixels.shape[:2])
+    found: Tensor = functional.conv2d(planes, weights, groups=planes.shape[1])[0]
+    return found.view(*pixels.shape[:2], *found.shape[1:])
 
 
 @cache

@@ -57,6 +57,8 @@ DOMAINS: tuple[Domain, ...] = (
     Domain(name="mnist", detail="MNIST mean and std", mean=(0.1307,), std=(0.3081,)),
 )  # fmt: skip
 """Normalisations in common use; ``unit`` first, as the one to believe when several fit."""
+ON_GRID = 2.0
+"""What whole grey levels speak for a domain, in spans of 255 levels."""
 
 
 def grid_share(levels: Tensor) -> float:
@@ -78,9 +80,10 @@ def guess_domain(stored: Tensor) -> Domain:
     for domain in usable:
         ends = domain.levels(extremes)
         low, high = float(ends.min()), float(ends.max())
-        if low < -6 or high > 261 or high - low < 4:
+        span = (high - low) / 255
+        if low < -6 or high > 261 or high - low < 4 or span + ON_GRID <= best_merit + 0.02:
             continue
-        merit = (high - low) / 255 + (2.0 if grid_share(domain.levels(stored)) > 0.9 else 0.0)
+        merit = span + (ON_GRID if grid_share(domain.levels(stored)) > 0.9 else 0.0)
         if merit > best_merit + 0.02:
             best, best_merit = domain, merit
     return best

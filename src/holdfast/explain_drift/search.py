@@ -123,7 +123,9 @@ class Search:
             if kind.family not in old.families:
                 # Families between the same causes are asked about the same pair.
                 place = tuple(stage < kind.stage for stage in (Rounding.stage, *(cause.stage for cause in old.causes)))
-                pair = pairs.get(place) or pairs.setdefault(place, self._pair(old.causes, kind.stage))
+                if place not in pairs:
+                    pairs[place] = self._pair(old.causes, kind.stage)
+                pair = pairs[place]
                 grown += [self.judge((*old.causes, c), pair.before, kind.stage) for c in kind.propose(pair)]
         return [replace(new, limit=old.score + SETBACK) for new in grown]
 

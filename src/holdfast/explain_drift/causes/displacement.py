@@ -82,8 +82,7 @@ class Displacement:
         down, right = self.dy_px - tiles.aligned[0], self.dx_px - tiles.aligned[1]
         if self.zy or self.zx:
             return _warp(tiles, sign * down, sign * right, sign * self.zy, sign * self.zx)
-        pixels = _shift(tiles.pixels, sign * down, self.kernel, axis=-2)
-        return _shift(pixels, sign * right, self.kernel, axis=-1)
+        return _moved(tiles.pixels, sign * down, sign * right, self.kernel)
 
     @classmethod
     def propose(cls, pair: Pair) -> list[Displacement]:
@@ -122,7 +121,8 @@ def _fit(source: Tiles, target: Tiles, start: tuple[float, ...], *, zoom: bool) 
     rows, columns = (place[:, None] for place in source.places())
     state = torch.tensor(start, dtype=torch.float64)
     for _ in range(3):
-        moved = _warp(source, *state.tolist())
+        dy, dx, zy, zx = state.tolist()
+        moved = _warp(source, dy, dx, zy, zx) if zoom else _moved(source.pixels, dy, dx, "linear")
         gy = (moved[..., 2:, 1:-1] - moved[..., :-2, 1:-1]) / 2
         gx = (moved[..., 1:-1, 2:] - moved[..., 1:-1, :-2]) / 2
         parts = [torch.ones_like(gy), moved[..., 1:-1, 1:-1], gy, gx]
@@ -160,6 +160,10 @@ def _fit_linear(source: Tiles, target: Tiles, dy: float, dx: float) -> tuple[flo
 def _smooth(luma: Tensor) -> Tensor:
     padded = functional.pad(luma, (1, 1, 1, 1), mode="replicate")
     return filtered(padded, [[a * b / 16 for b in (1, 2, 1)] for a in (1, 2, 1)])
+
+
+def _moved(pixels: Tensor, dy: float, dx: float, kernel: str) -> Tensor:
+    return _shift(_shift(pixels, dy, kernel, axis=-2), dx, kernel, axis=-1)
 
 
 def _shift(pixels: Tensor, distance: float, kernel: str, axis: int) -> Tensor:

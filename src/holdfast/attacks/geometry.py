@@ -208,7 +208,11 @@ class Ball:
 
     def peak(self, gradient: Tensor, *, spare: Tensor | None = None) -> Tensor:
         """One step of steepest ascent from ``x`` of the length of the budget; ``spare`` as in `ascend`."""
-        if self.norm == "linf" and (inside := self._range_around_x):
+        inside = self._range_around_x
+        if inside and self.norm == "l2" and not isinstance(self.radius, Tensor):
+            length = (self.radius * (1.0 - INWARD) / per_sample_norm(gradient)).clamp(max=1e30)
+            return self._issue(torch.addcmul(self.x, gradient, length, out=spare).clamp_(*inside))
+        if inside and self.norm == "linf":
             moved = torch.sign(gradient, out=spare)
             # The sign of NaN is 0: what began in a finite range ends in it.
             finite = isinstance(self.reach, float) and math.isfinite(self.reach + inside[1] - inside[0])

@@ -47,11 +47,12 @@ class PowerIteration:
     def craft(self, loss: Callable[[Tensor], Tensor], x: Tensor, ball: Ball, generator: Generator) -> Tensor:
         """The last direction at the length of the budget."""
         direction = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
-        for _ in range(self.iterations):
+        for i in range(self.iterations):
             probe = torch.addcmul(x, direction, self.xi * ball.unit / per_sample_norm(direction))
-            # In units, so that leaves and channels of other scales count alike.
-            direction = input_gradient(loss, probe) * ball.unit
-        return ball.project(torch.addcmul(x, direction, ball.radius / per_sample_norm(direction)))
+            gradient = input_gradient(loss, probe)
+            if i + 1 < self.iterations:  # in units, so that leaves and channels of other scales count alike
+                direction = gradient * ball.unit
+        return ball.peak(gradient, spare=x)
 
     def passes(self) -> tuple[float, float]:
         """A forward and a backward to the input, about half of a full one, per iteration."""

@@ -103,7 +103,7 @@ class FreeAT:
         gradient: Tensor | None = state.pop(f"gradient.{path}", None) if advance else None
         if carried is not None and gradient is not None:
             short = gradient.shape[0]  # a short last batch moved only the first samples' perturbations
-            moved = along(carried[:short], gradient, radius).clamp_(-radius, radius)
+            moved = along(carried[:short], gradient, radius, out=gradient).clamp_(-radius, radius)
             carried = moved if short == carried.shape[0] else torch.cat([moved, carried[short:]])
         if carried is None or carried.shape[1:] != x.shape[1:] or carried.shape[0] < n:
             carried = radius * uniform(x.shape, step.draw("freeat"), like=x, low=-1.0)

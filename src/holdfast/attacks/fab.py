@@ -93,7 +93,8 @@ class FAB:
         """To the boundary, with a pull towards the clean sample; everything is counted in budgets."""
         delta, slope = ball.scaled(z), ball.radius * gradient
         ahead = (slope * delta).flatten(1).sum(1)
-        down, up = (torch.cat(pair) for pair in zip(_room(ball, z), _room(ball, ball.x), strict=True))
+        falls, rises = ball.room
+        down, up = torch.cat([falls + delta, falls]), torch.cat([rises - delta, rises])
         gaps = torch.cat([-value, ahead - value])
         near, far = nearest_on(torch.cat([slope, slope]), gaps, down, up, ball.norm).chunk(2)
         lengths = [per_sample_length(step, ball.norm).clamp(min=SMALLEST) for step in (near, far)]
@@ -114,11 +115,6 @@ class FAB:
     def passes(self) -> tuple[float, float]:
         """At most, where there are enough classes: two forwards and a backward to the input per step and target."""
         return 1.0 + 2 * self.steps * self.targets, 0.5 * self.steps * self.targets
-
-
-def _room(ball: Ball, z: Tensor) -> tuple[Tensor, Tensor]:
-    """How far ``z`` may fall and rise inside the valid range, in budgets."""
-    return ball.budgets(z - ball.low), ball.budgets(ball.high - z)
 
 
 def _counts(live: Survivors, z: Tensor, logits: Tensor) -> Tensor | None:

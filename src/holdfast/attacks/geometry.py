@@ -138,6 +138,11 @@ class Ball:
             return None
         return (self.low, self.high) if self.low <= self._extent[0] and self._extent[1] <= self.high else None
 
+    @_once
+    def room(self) -> tuple[Tensor, Tensor]:
+        """How far ``x`` may fall and rise inside the valid range, in budgets."""
+        return self.budgets(self.x - self.low), self.budgets(self.high - self.x)
+
     def project(self, z: Tensor) -> Tensor:
         """The nearest admissible tensor, a new one."""
         if self.norm == "l2":

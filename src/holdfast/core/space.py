@@ -42,7 +42,7 @@ class Leaf:
         """Stored value of a physical one: a number, or one per channel, broadcastable against ``x``."""
         mean, std = self.mean, self.std
         if isinstance(mean, tuple) or isinstance(std, tuple):
-            mean, std = self.along_channels(mean, x), self.along_channels(std, x)
+            return (physical - self.along_channels(mean, x)) / self.along_channels(std, x)
         return (physical - mean) / std
 
     def budget(self, eps: float | Tensor, x: Tensor) -> float | Tensor:

@@ -45,6 +45,8 @@ def unlabelled_of(step: Step, *, who: str) -> Batch:
 
 def detached(outputs: Outputs) -> Outputs:
     """Outputs that carry no gradient, for the side of a divergence that is held fixed."""
+    if isinstance(outputs, Tensor):  # most are, and a tree takes its time
+        return outputs.detach()
     return tree_map(lambda out: out.detach() if isinstance(out, Tensor) else out, outputs)
 
 

@@ -38,7 +38,10 @@ def ascent_gradient(
 
 def joint_norm(tensors: Mapping[str, Tensor]) -> Tensor:
     """L2 norm over all elements of all tensors, never zero so that it may be divided by."""
-    wide = (torch.promote_types(t.dtype, torch.float32) for t in tensors.values())
-    norms = [torch.linalg.vector_norm(t, dtype=dtype) for t, dtype in zip(tensors.values(), wide, strict=True)]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    values = list(tensors.values())
+    if min([t.dtype.itemsize for t in values]) < 4:  # squares of half precision need more room
+        norms = [torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in values]
+    else:
+        norms = torch._foreach_norm(values)
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(tuple(norms)))
     return norm.clamp(min=torch.finfo(torch.float32).tiny)

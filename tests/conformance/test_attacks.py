@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy_tasks import ConvNet, classification, images, model_of
@@ -57,6 +57,7 @@ def test_some_attacks_are_found():
 
 @pytest.mark.parametrize("name", ATTACKS)
 @settings(max_examples=12, deadline=None)
+@example(eps=0.0625, seed=0, shift=-1.0, scale=1.0, norm="l2", leave=False)  # a budget of some roundings
 @given(
     eps=st.floats(0, 100), seed=st.integers(0, 5), shift=st.floats(-1, 1), scale=st.floats(0.05, 4),
     norm=st.sampled_from(["linf", "l2"]), leave=st.booleans(),
@@ -76,8 +77,7 @@ def test_inside_ball_and_range_and_input_unchanged(name, eps, seed, shift, scale
     assert torch.equal(leaf.clip(adv), adv)
     delta = adv.double() - before.double()
     size = delta.abs().max() if attack.norm == "linf" else delta.flatten(1).norm(dim=1).max()
-    budget = eps / 255 / scale
-    assert size <= budget * (1 + 1e-6) + 1e-7 * float(before.abs().max()) * (attack.norm == "l2")
+    assert size <= eps / 255 / scale * (1 + 1e-6)
     if eps == 0:
         assert torch.equal(adv, before)
 

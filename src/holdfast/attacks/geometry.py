@@ -21,7 +21,7 @@ Budget: TypeAlias = float | Tensor | Sequence[float] | Mapping[str, Any]
 """``eps`` in units of the leaf: a number, one per channel, a tensor (B,) with one per sample, or any by leaf path."""
 
 INWARD = 1e-5
-"""Share by which an L2 projection ends inside, so that the promise survives the rounding of ``x + delta``."""
+"""Share by which an L2 projection ends inside, so that the promise survives the rounding of its own length."""
 
 
 class _once:  # noqa: N801 - a decorator
@@ -89,6 +89,8 @@ class Ball:
         taken = Ball(norm=self.norm, **{name: _rows_of(getattr(self, name), rows, self.x) for name in names})
         # Computed once and handed on: samples that stay see the same bounds to the last bit.
         vars(taken)["bounds"] = tuple(_rows_of(bound, rows, self.x) for bound in self.bounds)
+        if self.norm == "l2":
+            vars(taken)["_share"] = _rows_of(self._share, rows, self.x)
         return taken
 
     @property
@@ -114,14 +116,32 @@ class Ball:
     def reach(self) -> float | Tensor:
         """The radius less what the rounding of ``x + radius`` may add to it."""
         rounding = torch.finfo(self.x.dtype)
-        if rounding.bits < 32:  # a bound over all elements would eat the whole budget
-            size: float | Tensor = self.x.abs()
-        elif self._extent is not None:
-            size = max(map(abs, self._extent))
-        else:
-            size = torch.maximum(*(end.abs() for end in torch.aminmax(self.x)))
-        reach = self.radius - rounding.eps * (size + self.radius)
-        return reach.clamp(min=0.0) if isinstance(reach, Tensor) else max(reach, 0.0)
+        # In half precision a bound over all elements would eat the whole budget.
+        size = self.x.abs() if rounding.bits < 32 else self._largest
+        return _positive(self.radius - rounding.eps * (size + self.radius))
+
+    @_once
+    def _share(self) -> float | Tensor:
+        """Share of an L2 budget that is used: ``x + delta`` rounds each element, by half a unit in the last place.
+
+        In half precision this would eat the whole budget, and is left out.
+        """
+        rounding = torch.finfo(self.x.dtype)
+        if rounding.bits < 32 or not self.x.numel():
+            return 1.0 - INWARD
+        error = 0.5 * rounding.eps * self._largest * math.sqrt(self.x[0].numel())
+        radius = self.radius
+        if isinstance(radius, Tensor):  # the smallest of a sample that is not zero
+            radius = by_sample(radius.where(radius > 0, torch.inf).flatten(1).amin(1), self.x)
+        return _positive(1.0 - INWARD - error / radius) if isinstance(radius, Tensor) or radius else 0.0
+
+    @_once
+    def _largest(self) -> float | Tensor:
+        """The largest magnitude in ``x``."""
+        if self._extent is not None:
+            return max(map(abs, self._extent))
+        largest: Tensor = torch.maximum(*(end.abs() for end in torch.aminmax(self.x)))
+        return largest
 
     @_once
     def _extent(self) -> tuple[float, float] | None:
@@ -152,10 +172,10 @@ class Ball:
     def _shortened(self, delta: Tensor) -> Tensor:
         """``x + delta`` projected to the L2 ball, in the memory of ``delta``."""
         if not isinstance(self.radius, Tensor):  # one budget for all needs no division
-            shrink = (self.radius * (1.0 - INWARD) / per_sample_norm(delta)).clamp(max=1.0)
+            shrink = (self.radius * self._share / per_sample_norm(delta)).clamp(max=1.0)
         else:
             delta = self.budgets(delta)
-            shrink = self.radius * ((1.0 - INWARD) / per_sample_norm(delta)).clamp(max=1.0)
+            shrink = self.radius * (self._share / per_sample_norm(delta)).clamp(max=1.0)
         z = torch.addcmul(self.x, delta, shrink, out=delta)
         return z.clamp_(*(self._range_around_x or self.bounds)).to(self.x.dtype)
 
@@ -215,7 +235,7 @@ class Ball:
         """One step of steepest ascent from ``x`` of the length of the budget; ``spare`` as in `ascend`."""
         inside = self._range_around_x
         if inside and self.norm == "l2" and not isinstance(self.radius, Tensor):
-            length = (self.radius * (1.0 - INWARD) / per_sample_norm(gradient)).clamp(max=1e30)
+            length = (self.radius * self._share / per_sample_norm(gradient)).clamp(max=1e30)
             return self._issue(torch.addcmul(self.x, gradient, length, out=spare).clamp_(*inside))
         if inside and self.norm == "linf":
             moved = torch.sign(gradient, out=spare)
@@ -236,6 +256,10 @@ def along(z: Tensor, direction: Tensor, step: float | Tensor, *, out: Tensor | N
     if isinstance(step, Tensor):
         return torch.addcmul(z, direction, step, out=out)
     return torch.add(z, direction, alpha=step, out=out)
+
+
+def _positive(value: float | Tensor) -> float | Tensor:
+    return value.clamp(min=0.0) if isinstance(value, Tensor) else max(value, 0.0)
 
 
 def _filled(value: float | Tensor, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from small_classifier import aim_of, classifier, samples
 
 from holdfast.attacks.classes import runners_up
 from holdfast.attacks.fab import FAB
-from holdfast.attacks.geometry import per_sample_length
+from holdfast.attacks.samples import per_sample_length
 from holdfast.attacks.seal import perturb
 from holdfast.core.errors import InputError
 from holdfast.core.space import Leaf

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from holdfast.attacks.geometry import Ball, by_sample
+from holdfast.attacks.geometry import Ball
+from holdfast.attacks.samples import by_sample
 from holdfast.attacks.survivors import State, Survivors
 from holdfast.core.errors import InputError
 

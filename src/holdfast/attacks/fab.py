@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from holdfast.attacks.classes import classified, logits_of, missed, runners_up, towards
-from holdfast.attacks.geometry import by_sample, per_sample_length
 from holdfast.attacks.hyperplane import nearest_on
+from holdfast.attacks.samples import by_sample, per_sample_length
 from holdfast.attacks.seal import Ball, Budget, Norm
 from holdfast.attacks.survivors import State, Survivors
 from holdfast.core.errors import InputError

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Generator, Tensor
 
-from holdfast.attacks.geometry import Norm, per_sample_norm
+from holdfast.attacks.samples import Norm, per_sample_norm
 from holdfast.attacks.seal import Ball, Budget, input_gradient
 
 __all__ = ["FGM"]

@@ -6,17 +6,17 @@ import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Generator, Tensor
 
+from holdfast.attacks.samples import Norm, along, by_sample, per_sample_norm, uniform
 from holdfast.core.errors import InputError
 from holdfast.core.space import Leaf
 
-__all__ = ["Ball", "Budget", "Norm", "along", "by_sample", "per_sample_length", "per_sample_norm", "uniform"]
+__all__ = ["Ball", "Budget"]
 
-Norm: TypeAlias = Literal["linf", "l2"]
 Budget: TypeAlias = float | Tensor | Sequence[float] | Mapping[str, Any]
 """``eps`` in units of the leaf: a number, one per channel, a tensor (B,) with one per sample, or any by leaf path."""
 
@@ -24,13 +24,16 @@ INWARD = 1e-5
 """Share by which an L2 projection ends inside, so that the promise survives the rounding of its own length."""
 
 
-class _once:  # noqa: N801 - a decorator
+T = TypeVar("T")
+
+
+class _once(Generic[T]):  # noqa: N801 - a decorator
     """A property that is computed when first asked for; `functools.cached_property` locks in Python 3.11."""
 
-    def __init__(self, compute: Callable[[Any], Any]) -> None:
+    def __init__(self, compute: Callable[[Any], T]) -> None:
         self.compute, self.name = compute, compute.__name__
 
-    def __get__(self, owner: Any, kind: type) -> Any:
+    def __get__(self, owner: Any, kind: type) -> T:
         found = vars(owner)[self.name] = self.compute(owner)
         return found
 
@@ -140,8 +143,8 @@ class Ball:
         """The largest magnitude in ``x``."""
         if self._extent is not None:
             return max(map(abs, self._extent))
-        largest: Tensor = torch.maximum(*(end.abs() for end in torch.aminmax(self.x)))
-        return largest
+        lowest, highest = torch.aminmax(self.x)
+        return torch.maximum(lowest.abs(), highest.abs())
 
     @_once
     def _extent(self) -> tuple[float, float] | None:
@@ -251,13 +254,6 @@ def _direction(x: Tensor, generator: Generator) -> Tensor:
     return noise / per_sample_norm(noise)
 
 
-def along(z: Tensor, direction: Tensor, step: float | Tensor, *, out: Tensor | None = None) -> Tensor:
-    """``z + step * direction``."""
-    if isinstance(step, Tensor):
-        return torch.addcmul(z, direction, step, out=out)
-    return torch.add(z, direction, alpha=step, out=out)
-
-
 def _positive(value: float | Tensor) -> float | Tensor:
     return value.clamp(min=0.0) if isinstance(value, Tensor) else max(value, 0.0)
 
@@ -284,26 +280,3 @@ def _radius(eps: Any, leaf: Leaf, x: Tensor) -> float | Tensor:
     if eps < 0:
         raise InputError(f"eps {eps} is negative", where="attack", fix="give a budget of 0 or more units")
     return leaf.budget(float(eps), x)
-
-
-def by_sample(values: Tensor, like: Tensor) -> Tensor:
-    """Values (B,) broadcastable against ``like`` (B, ...)."""
-    return values.view(-1, *([1] * (like.ndim - 1)))
-
-
-def per_sample_norm(x: Tensor) -> Tensor:
-    """L2 norm of each sample, shape (B, 1, ...), never zero so that it may be divided by."""
-    norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
-    return by_sample(norm.clamp(min=torch.finfo(x.dtype).tiny), x)
-
-
-def per_sample_length(x: Tensor, norm: Norm) -> Tensor:
-    """Length of each sample in a norm, (B,)."""
-    flat = x.flatten(1)
-    return flat.abs().amax(1) if norm == "linf" else torch.linalg.vector_norm(flat, dim=1)
-
-
-def uniform(shape: Sequence[int], generator: Generator, *, like: Tensor, low: float = 0.0) -> Tensor:
-    """Draws from [low, 1) made on the generator's device, with dtype and device of ``like``."""
-    draws = torch.empty(tuple(shape), device=generator.device).uniform_(low, 1.0, generator=generator)
-    return draws.to(like)

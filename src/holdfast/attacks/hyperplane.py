@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from holdfast.attacks.geometry import Norm, by_sample
+from holdfast.attacks.samples import Norm, by_sample
 
 __all__ = ["nearest_on"]
 

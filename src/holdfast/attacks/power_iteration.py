@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor
 
-from holdfast.attacks.geometry import Norm, per_sample_norm
+from holdfast.attacks.samples import Norm, per_sample_norm
 from holdfast.attacks.seal import Ball, Budget, input_gradient
 from holdfast.core.errors import InputError
 

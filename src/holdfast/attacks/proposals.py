@@ -8,7 +8,8 @@ from typing import TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from holdfast.attacks.geometry import Ball, per_sample_norm, uniform
+from holdfast.attacks.geometry import Ball
+from holdfast.attacks.samples import per_sample_norm, uniform
 
 __all__ = ["Draws", "Window", "cut", "move_mass", "set_corner"]
 

@@ -10,7 +10,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from holdfast.attacks.aim import Aim
-from holdfast.attacks.geometry import Ball, Budget, Norm
+from holdfast.attacks.geometry import Ball, Budget
+from holdfast.attacks.samples import Norm
 from holdfast.core.contracts import Attack
 from holdfast.core.errors import InputError, NoEffectError
 from holdfast.core.space import Leaf

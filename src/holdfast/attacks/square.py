@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from holdfast.attacks.classes import classified, logit_margin
-from holdfast.attacks.geometry import by_sample
 from holdfast.attacks.proposals import Draws, Window, cut, move_mass, set_corner
+from holdfast.attacks.samples import by_sample
 from holdfast.attacks.seal import Ball, Budget, Norm
 from holdfast.attacks.survivors import State, Survivors
 from holdfast.core.errors import InputError

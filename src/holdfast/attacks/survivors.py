@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks.aim import Aim
-from holdfast.attacks.geometry import Ball, by_sample
+from holdfast.attacks.geometry import Ball
+from holdfast.attacks.samples import by_sample
 from holdfast.attacks.seal import gradient_of
 from holdfast.core.errors import InputError
 

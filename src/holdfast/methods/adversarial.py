@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks.fgsm import FGSM
-from holdfast.attacks.geometry import uniform
+from holdfast.attacks.samples import uniform
 from holdfast.attacks.seal import BNDuringAttack
 from holdfast.core.contracts import Attack, Step, Surgery, Term
 from holdfast.core.errors import InputError

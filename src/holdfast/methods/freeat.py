@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks.fgsm import FGSM
-from holdfast.attacks.geometry import along, uniform
+from holdfast.attacks.samples import along, uniform
 from holdfast.attacks.seal import modules_of, trained_in
 from holdfast.core.contracts import Attack, Step, Term
 from holdfast.core.errors import ClashError, InputError, NoEffectError

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.attacks.geometry import by_sample, per_sample_norm
+from holdfast.attacks.samples import by_sample, per_sample_norm
 from holdfast.attacks.seal import modules_of, trained_in
 from holdfast.core.contracts import Batch, Step, Surgery, Term
 from holdfast.core.errors import InputError, NoEffectError

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Generator, Tensor
 
-from holdfast.attacks.geometry import uniform
+from holdfast.attacks.samples import uniform
 from holdfast.core.contracts import Step, Term
 from holdfast.core.errors import InputError
 from holdfast.core.space import Leaf, get_leaf, with_leaf

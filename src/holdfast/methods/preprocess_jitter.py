@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
-from holdfast.attacks.geometry import uniform
+from holdfast.attacks.samples import uniform
 from holdfast.core.contracts import Batch, Step, Term
 from holdfast.core.errors import InputError
 from holdfast.core.space import Leaf, get_leaf, with_leaf

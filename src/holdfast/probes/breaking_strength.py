@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.attacks.geometry import per_sample_length
+from holdfast.attacks.samples import per_sample_length
 from holdfast.attacks.strength import Bracket, narrowed
 from holdfast.core.contracts import Attack, Batch, Measurement
 from holdfast.core.discover import build

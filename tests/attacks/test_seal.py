@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -269,3 +270,22 @@ def test_channels_last_is_kept():
     for attack in (FGSM(), PGD(eps=2, steps=2)):
         adv = perturb(attack, loss_of(net, LABELS), x, Leaf(), generator(), model=net)
         assert adv.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "eps", [np.float32(2.0), np.int64(2), np.float64(2.0), 2, [2.0, 2.0, 2.0], torch.full((6,), 2.0)]
+)
+def test_a_budget_may_be_any_number(eps):
+    loss = lambda z: (z**2).sum(dim=(1, 2, 3))  # noqa: E731 - used here alone
+    expected = perturb(FGSM(eps=2.0), loss, images(), Leaf(), generator())
+    torch.testing.assert_close(perturb(FGSM(eps=eps), loss, images(), Leaf(), generator()), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_one_step_in_other_precisions(dtype, norm):
+    x = images().to(dtype)
+    adv = perturb(FGSM(eps=8.0, norm=norm), lambda z: (z**2).sum(dim=(1, 2, 3)), x, Leaf(), generator())
+    assert adv.dtype == dtype
+    assert adv.isfinite().all()
+    assert not torch.equal(adv, x)

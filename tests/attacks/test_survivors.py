@@ -118,6 +118,31 @@ def test_a_faster_engine_is_confirmed_by_the_model():
     assert torch.equal(same, attacked(short("square"), aim, x))
 
 
+@pytest.mark.parametrize("name", ["pgd", "apgd", "apgd_t", "fab", "autoattack"])
+def test_no_engine_makes_an_attack_call_broken_what_the_model_holds(name):
+    net = classifier(7)
+    x, y = samples(net)
+    aim = aim_of(net, y)
+
+    def shifted(z, batch):
+        """Breaks much sooner than the model does."""
+        return net(z) - 0.5 * torch.nn.functional.one_hot(batch["y"], 5)
+
+    broken = []
+
+    def failed(outputs, batch):
+        wrong = outputs.argmax(1) != batch["y"]
+        broken.append(int(wrong.sum()))
+        return wrong
+
+    lied = replace(aim, engine=shifted, failed=failed)
+    attacked(short(name, eps=0.02), lied, x)
+    assert sum(broken) > 0  # the engine did call some broken
+    live = Survivors(lied, Ball.around(x, eps=0.02, norm="linf", leaf=Leaf()))
+    _, by_engine = live.look(x)
+    assert not by_engine.any()  # and the model did not
+
+
 def test_an_attack_on_nobody_left_ends():
     net = classifier()
     x, y = samples(net)

@@ -99,6 +99,52 @@ def test_one_output_of_two_may_be_asked_alone():
     torch.testing.assert_close(gradients[1], gradients[0])
 
 
+class Ends(nn.Module):
+    """Its way back needs its output; a hidden width is the first batch size that is tried."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 11), nn.Tanh(), nn.Linear(11, 3), nn.Softmax(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+def test_an_output_may_be_changed_in_place_before_the_way_back():
+    model, x = Ends().eval(), torch.rand(5, 4)
+    run = Differentiable(model, (x[:2],))
+    gradients = []
+    for of in (model, run):
+        z = x.clone().requires_grad_()
+        y = of(z)
+        value = y[:, 0].sum()
+        if of is run:
+            y.detach().mul_(100)
+        gradients.append(torch.autograd.grad(value, z)[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+class Alone(nn.Module):
+    """Treats a single sample in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) * (2.0 if x.shape[0] == 1 else 1.0)
+
+
+def test_what_cannot_be_the_same_for_every_batch_is_refused():
+    with pytest.raises(BackendError):
+        Differentiable(Alone().eval(), (torch.rand(3, 4),))
+    with pytest.raises(BackendError, match="share no batch dimension"):
+        Differentiable(Ends().eval(), (torch.tensor(1.0),))
+    run = Differentiable(Ends().eval(), (torch.rand(3, 4),))
+    with pytest.raises(BackendError):
+        run(torch.rand(3, 5))
+
+
 class Rotated(nn.Module):
     """A complex FFT has no translation."""
 

@@ -59,6 +59,26 @@ def test_resumes_to_the_same_bits():
     assert train(resumed, model_again, optimiser_again, batches(4)[2:], 2) == expected[4:]
 
 
+def test_a_state_that_was_loaded_is_not_written_to():
+    objective, model, optimiser = start()
+    train(objective, model, optimiser, batches(2), 2)
+    state, weights = objective.state_dict(), {name: value.clone() for name, value in model.state_dict().items()}
+    found = []
+    for _ in range(2):
+        resumed, again, optimiser = start()
+        resumed.load_state_dict(state)
+        again.load_state_dict(weights)
+        found.append(train(resumed, again, optimiser, batches(4)[2:], 2))
+    assert found[0] == found[1]
+
+
+def test_a_model_without_a_trained_weight_is_refused():
+    objective, model, _ = start()
+    model.requires_grad_(False)
+    with pytest.raises(NoEffectError, match="no trained weight"):
+        objective(model, batches(1)[0])
+
+
 def test_a_short_last_batch_moves_only_its_own_perturbations():
     objective, model, optimiser = start()
     short = {k: v[:4] for k, v in batches(1)[0].items() if k != "variants"}

@@ -5,8 +5,12 @@ import torch
 from toy_tasks import classification, cross_entropy, images, model_of, step_of
 
 from holdfast.core.contracts import TaskLoss, Term
-from holdfast.methods.mixing import blend, mix_leaves, mixed_term, on_host, partners, taken
+from holdfast.methods.cutmix import CutMix
+from holdfast.methods.mixing import blend, mix_leaves, mixed_term, on_host, partners
+from holdfast.methods.mixup import Mixup
+from holdfast.methods.regmixup import RegMixup
 from holdfast.train.draws import generator
+from holdfast.train.objective import Objective
 
 
 def clean_term(task, batch, *, hidden=False):
@@ -33,11 +37,8 @@ def test_the_loss_equals_an_explicit_loop_over_pairs(scalar, hidden):
     task, batch = classification(loss=loss), images()
     model = model_of(task).eval()
     order, lam = partners(6, torch.Generator().manual_seed(3)), 0.3
-    step, other = step_of(task, model, batch), taken(batch, order)
-    term = mixed_term(
-        clean_term(task, batch, hidden=hidden), mix_leaves(step, batch, other, blend(lam)), other, step, order, lam,
-        name="mixed",
-    )  # fmt: skip
+    step, own = step_of(task, model, batch), clean_term(task, batch, hidden=hidden)
+    term = mixed_term(own, mix_leaves(step, batch, order, blend(lam)), step, order, lam, name="mixed")
     found = term.loss((model(term.views[0]["image"]),))
     x, y = batch["image"], batch["y"]
     expected = []
@@ -56,23 +57,46 @@ def test_a_task_may_mix_its_targets():
         target_mix=lambda a, b, lam: {**a, "y": lam * a["y"] + (1 - lam) * b["y"]},
     )
     batch, order, lam = images(), torch.tensor([1, 2, 3, 4, 5, 0]), 0.25
-    step, other = step_of(task, model_of(task), batch), taken(batch, order)
-    mixed = mixed_term(clean_term(task, batch), batch, other, step, order, lam)
+    step = step_of(task, model_of(task), batch)
+    mixed = mixed_term(clean_term(task, batch), batch, step, order, lam)
     outputs = torch.rand(6, 3)
     expected = (outputs[:, 0] - (0.25 * batch["y"] + 0.75 * batch["y"][order])).pow(2)
     torch.testing.assert_close(mixed.loss((outputs,)), expected)
-    hidden = mixed_term(clean_term(task, batch, hidden=True), batch, other, step, order, lam)
+    hidden = mixed_term(clean_term(task, batch, hidden=True), batch, step, order, lam)
     assert not torch.allclose(hidden.loss((outputs,)), expected)
 
 
 def test_targets_are_taken_from_the_batch_of_the_loss_where_views_were_changed_before():
     task, batch, order = classification(), images(), torch.tensor([1, 2, 3, 4, 5, 0])
     seen = {**batch, "image": batch["image"].flip(3), "y": None}
-    term, other = Term(name="clean", views=(seen,), loss=TaskLoss(task, batch)), taken(seen, order)
-    mixed = mixed_term(term, seen, other, step_of(task, model_of(task), batch), order, 0.25)
-    logits = torch.randn(6, 3)
-    expected = 0.25 * cross_entropy(logits, batch) + 0.75 * cross_entropy(logits, taken(batch, order))
+    term = Term(name="clean", views=(seen,), loss=TaskLoss(task, batch))
+    mixed = mixed_term(term, seen, step_of(task, model_of(task), batch), order, 0.25)
+    logits, swapped = torch.randn(6, 3), {**batch, "y": batch["y"][order]}
+    expected = 0.25 * cross_entropy(logits, batch) + 0.75 * cross_entropy(logits, swapped)
     torch.testing.assert_close(mixed.loss((logits,)), expected)
+
+
+@pytest.mark.parametrize("method", [Mixup(), RegMixup(), CutMix()])
+def test_a_batch_may_hold_what_is_not_one_row_a_sample(method):
+    """Anchors that all samples share, a counter, and the boxes of all samples in one tensor, as detectors have them."""
+    boxes = [torch.rand(k, 2) for k in (1, 0, 2, 1, 1, 1)]  # six, like the samples
+    owner = torch.cat([torch.full((len(own),), float(i)) for i, own in enumerate(boxes)])
+    packed = torch.column_stack([owner, torch.cat(boxes)])
+    batch = {**images(), "boxes": packed, "anchors": torch.rand(4, 2), "list": boxes, "epoch": torch.tensor(3)}
+
+    def loss(outputs, seen):
+        packed = seen["boxes"]
+        rows = [packed[packed[:, 0] == i][:, 1].sum() for i in range(6)]
+        return (outputs[:, 0] - torch.stack(rows) - seen["anchors"].sum()).pow(2)
+
+    task = classification(loss=loss)
+    objective = Objective(task=task, methods=[method], seed=0)
+    model = model_of(task).train()
+    assert objective(model, batch).isfinite()
+    terms = method.rewrite([clean_term(task, batch)], step_of(task, model, batch))
+    hidden = method.rewrite([clean_term(task, batch, hidden=True)], step_of(task, model, batch))
+    outputs = torch.rand(6, 3)
+    torch.testing.assert_close(terms[-1].loss((outputs,)), hidden[-1].loss((outputs,)))
 
 
 def test_the_ends_are_exact():

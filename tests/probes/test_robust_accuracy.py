@@ -10,6 +10,7 @@ from holdfast.attacks.aim import at_inputs
 from holdfast.attacks.seal import perturb
 from holdfast.core.discover import build
 from holdfast.core.errors import BackendError, InputError
+from holdfast.deploy import differentiable
 from holdfast.deploy.differentiable import Differentiable
 from holdfast.probes import robust_accuracy
 from holdfast.probes.robust_accuracy import RobustAccuracy
@@ -127,7 +128,7 @@ def test_another_engine_gives_the_same_verdict(monkeypatch):
             super().__init__(*arguments, **options)
             built.append(self)
 
-    monkeypatch.setattr(robust_accuracy, "Differentiable", Seen)
+    monkeypatch.setattr(differentiable, "Differentiable", Seen)
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 6, 3, padding=1), nn.Softplus(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(96, CLASSES)

@@ -137,6 +137,36 @@ def test_statistics_move_once_in_both_strategies():
             torch.testing.assert_close(a, b, msg=name)
 
 
+class Counts(ConvNet):
+    """Puts another tensor in the place of its buffer, as modules with codebooks and running means do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+        self.features.register_buffer("same", self.seen)
+
+    def forward(self, image):
+        self.seen = self.seen + 1
+        return super().forward(image)
+
+
+@pytest.mark.parametrize("strategy", ["functional", "in_place"])
+def test_a_buffer_that_a_forward_replaces_moves_once_a_step(strategy):
+    model, objective = net(Counts), Objective(classification(), perturbation=SAM(rho=0.3))
+    objective.strategy = strategy
+    for step in range(3):
+        objective.backward(model, images())
+        assert model.seen.item() == step + 1
+
+
+def test_hooks_on_parameters_see_the_gradient_and_not_the_ascent():
+    model, objective, seen = net(ConvNet), Objective(classification(), perturbation=SAM(rho=0.3)), []
+    model.head.weight.register_hook(lambda gradient: seen.append(gradient.clone()))
+    objective.backward(model, images())
+    assert len(seen) == 1
+    assert torch.equal(seen[0], model.head.weight.grad)
+
+
 def test_looking_for_checkpoints_leaves_no_trace():
     task, batch = classification(), images()
     model = net(ConvNet, norm=True)

@@ -132,6 +132,17 @@ def test_the_norm_ratio_tells_relatives_from_strangers(tmp_path: Path) -> None:
     assert close["norm_ratio"] == pytest.approx(1.0, abs=0.03)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_ratio_weighs_every_number_alike(tmp_path: Path, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    states = [{"large": torch.randn(1_500_000), "small": torch.ones(65_536)} for _ in range(2)]
+    states = [{name: value.to(dtype) for name, value in state.items()} for state in states]
+    mean = {name: (states[0][name].double() + states[1][name].double()) / 2 for name in states[0]}
+    norm = lambda state: math.sqrt(sum(float(v.double().square().sum()) for v in state.values()))  # noqa: E731 - used here
+    record = average_files(write(tmp_path, states), tmp_path / "out.safetensors")
+    assert record["norm_ratio"] == pytest.approx(norm(mean) / norm(states[0]), abs=1e-3)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_a_poisoned_ingredient_is_refused_by_file_and_entry(tmp_path: Path, bad: float, suffix: str) -> None:

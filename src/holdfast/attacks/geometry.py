@@ -31,9 +31,11 @@ class _once(Generic[T]):  # noqa: N801 - a decorator
     """A property that is computed when first asked for; `functools.cached_property` locks in Python 3.11."""
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
-        self.compute, self.name = compute, compute.__name__
+        self.compute, self.name, self.__doc__ = compute, compute.__name__, compute.__doc__
 
     def __get__(self, owner: Any, kind: type) -> T:
+        if owner is None:
+            return self  # type: ignore[return-value]  # asked of the class, by tools that read docstrings
         found = vars(owner)[self.name] = self.compute(owner)
         return found
 
@@ -238,7 +240,7 @@ class Ball:
         """One step of steepest ascent from ``x`` of the length of the budget; ``spare`` as in `ascend`."""
         inside = self._range_around_x
         if inside and self.norm == "l2" and not isinstance(self.radius, Tensor):
-            length = (self.radius * self._share / per_sample_norm(gradient)).clamp(max=1e30)
+            length = (self.radius * self._share / per_sample_norm(gradient)).clamp(max=torch.finfo(gradient.dtype).max)
             return self._issue(torch.addcmul(self.x, gradient, length, out=spare).clamp_(*inside))
         if inside and self.norm == "linf":
             moved = torch.sign(gradient, out=spare)
@@ -272,7 +274,7 @@ def _rows_of(value: Any, rows: Tensor, x: Tensor) -> Any:
 def _radius(eps: Any, leaf: Leaf, x: Tensor) -> float | Tensor:
     if isinstance(eps, Tensor):
         return leaf.budget(eps, x)
-    if not isinstance(eps, float | int):
+    if hasattr(eps, "__len__"):
         if min(eps) < 0 or len(eps) != x.shape[leaf.channel_dim]:
             raise InputError(f"eps {tuple(eps)} for {x.shape[leaf.channel_dim]} channels", where="attack",
                              fix="give one non-negative budget per channel")  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count as count_from
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,19 +19,20 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from holdfast.core.contracts import Outputs
 from holdfast.core.errors import BackendError
-from holdfast.deploy.export import OPSET, quiet, reason_of
+from holdfast.deploy.export import OPSET, check_example, quiet, reason_of
 from holdfast.deploy.fold import agreement_db, fold_batchnorm
 from holdfast.deploy.nest import flatten, unflatten
 from holdfast.deploy.ort import feed, open_session
 from holdfast.deploy.reverse_rules import reverse_rules
 
 if TYPE_CHECKING:
-    pass
+    from onnxruntime import InferenceSession
 
 __all__ = ["Differentiable"]
 
-_ODD = (11, 13, 17, 19, 23, 29, 31, 37, 41)
-"""Batch sizes that layers seldom have as a width."""
+_WHERE = "onnxruntime gradient"
+_ODD = 11
+"""Batch sizes are tried from here on: those of an example that are small are sizes of kernels, too."""
 _FAITHFUL_DB = 60.0
 """Agreement with the eager gradient: an element of a ReLU that rounds to the other side of zero costs this much."""
 
@@ -51,14 +53,13 @@ class Differentiable:
     """
 
     def __init__(self, model: nn.Module, example: tuple[Tensor, ...], *, threads: int = 1) -> None:
-        if not example or len(example[0]) < 2:
-            raise BackendError("an example of one sample fixes the batch size", where="onnxruntime gradient",
-                               fix="give two samples or more")  # fmt: skip
+        check_example(example)
+        if example[0].device.type != "cpu":
+            raise BackendError(f"inputs on {example[0].device.type}", where=_WHERE, fix="it runs on the CPU")
         folded, _ = fold_batchnorm(model, example)
         with torch.no_grad():
             outputs, self._layout = flatten(folded(*example))
-        odd = _odd_batch(example, outputs)
-        graphs = _Graphs(_translated(folded, odd), len(example), len(outputs))
+        graphs = _Graphs(_translated(folded, _odd_batch(folded, example, outputs)), len(example), len(outputs))
         self._plain, self._forward, self._backward = (
             open_session(graph.SerializeToString(), threads=threads)
             for graph in (graphs.plain, graphs.forward, graphs.backward)
@@ -71,22 +72,32 @@ class Differentiable:
         """Outputs of a batch of any size, with a graph where an input asks for one."""
         if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
             return unflatten(_Through.apply(self, *inputs), self._layout)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        found = self._plain.run(self._outputs, feed(self._inputs, inputs))
+        found = _run(self._plain, self._outputs, feed(self._inputs, inputs))
         return unflatten([torch.from_numpy(array) for array in found], self._layout)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], dict[str, np.ndarray]]:
         """Outputs, and what the way back needs."""
         given = feed(self._inputs, inputs)
-        found = self._forward.run([*self._outputs, *self._saved], given)
-        outputs, saved = found[: len(self._outputs)], found[len(self._outputs) :]
-        kept = given | dict(zip(self._saved, saved, strict=True))
+        names = list(dict.fromkeys([*self._outputs, *self._saved]))
+        found = dict(zip(names, _run(self._forward, names, given), strict=True))
+        kept = given | {name: found[name] for name in self._saved}
+        # Whoever changes an output in place must not change what the way back needs.
+        outputs = [found[name].copy() if name in kept else found[name] for name in self._outputs]
         return [torch.from_numpy(array) for array in outputs], kept
 
     def backward(self, kept: dict[str, np.ndarray], cotangents: Sequence[Tensor]) -> list[Tensor]:
         """Gradients to the float inputs."""
         given = kept | feed(self._cotangents, cotangents)
-        found = self._backward.run(None, {name: given[name] for name in self._asked})
+        found = _run(self._backward, None, {name: given[name] for name in self._asked})
         return [torch.from_numpy(array) for array in found]
+
+
+def _run(session: InferenceSession, names: list[str] | None, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+    try:
+        found: list[np.ndarray] = session.run(names, given)
+    except Exception as error:  # a class of its own for each status code, without a common base
+        raise BackendError(str(error).splitlines()[0], where=_WHERE) from error
+    return found
 
 
 class _Through(torch.autograd.Function):
@@ -136,7 +147,7 @@ def _translated(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProt
         except Exception as error:  # the tracer and the exporter raise whatever their passes raise
             raise BackendError(
                 f"the gradient of {type(model).__name__} has no translation: {reason_of(error)}",
-                where="onnxruntime gradient", fix="let the eager model compute it",
+                where=_WHERE, fix="let the eager model compute it",
             ) from error  # fmt: skip
     assert program is not None
     found: onnx.ModelProto = program.model_proto
@@ -154,10 +165,11 @@ def _with_any_batch(tensors: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-def _odd_batch(example: tuple[Tensor, ...], outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _odd_batch(model: nn.Module, example: tuple[Tensor, ...], outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The example with as many samples as nothing else has: the tracer takes sizes that are equal for the same."""
     taken = {size for tensor in (*example, *outputs) for size in tensor.shape[1:]}
-    count = next(n for n in _ODD if n not in taken)
+    taken |= {size for weight in model.parameters() for size in weight.shape}
+    count = next(n for n in count_from(_ODD) if n not in taken)
     return tuple(x[torch.arange(count) % len(x)] for x in example)
 
 
@@ -184,16 +196,16 @@ class _Graphs:
 
 
 def _check(graph: Differentiable, model: nn.Module, example: tuple[Tensor, ...]) -> None:
-    """Compare outputs and gradients with the model's, on the example and with one more sample.
+    """Compare outputs and gradients with the model's: of one sample, the example, and one sample more.
 
     Raises:
         BackendError: they differ.
     """
-    more = tuple(torch.cat([x, x[:1]]) for x in example)
-    worst = min(agreement_db(_both(model, given), _both(graph, given)) for given in (example, more))
+    one, more = tuple(x[:1] for x in example), tuple(torch.cat([x, x[:1]]) for x in example)
+    worst = min(agreement_db(_both(model, given), _both(graph, given)) for given in (one, example, more))
     if worst < _FAITHFUL_DB:
         raise BackendError(f"the translated gradient departs from the eager model's: {worst:.0f} dB, expected "
-                           f"{_FAITHFUL_DB:.0f} or more", where="onnxruntime gradient",
+                           f"{_FAITHFUL_DB:.0f} or more", where=_WHERE,
                            fix="let the eager model compute it")  # fmt: skip
 
 

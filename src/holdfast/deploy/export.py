@@ -28,7 +28,7 @@ from holdfast.deploy.swap import name_transposed, swap_weights, take_template
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["LAYOUT", "OPSET", "Graph", "export_onnx", "quiet", "reason_of"]
+__all__ = ["LAYOUT", "OPSET", "Graph", "check_example", "export_onnx", "quiet", "reason_of"]
 
 LAYOUT = "holdfast.layout"
 """Key of the graph's metadata that tells how its outputs nest, see `holdfast.deploy.nest.unflatten`."""
@@ -75,7 +75,7 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...], folder: Path) -> 
         BackendError: a batch of one, operators without translation, control flow that depends on values or on the
             batch size, or a graph that computes something else.
     """
-    _check_example(example)
+    check_example(example)
     folded, names = fold_batchnorm(model, example)
     architecture = digest(architecture_key(folded, example), OPSET, versions("torch", "onnx", "onnxscript"))
     key = digest(architecture, weights_key(folded))
@@ -99,7 +99,12 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...], folder: Path) -> 
     return _write(translated, graph)
 
 
-def _check_example(example: tuple[Tensor, ...]) -> None:
+def check_example(example: tuple[Tensor, ...]) -> None:
+    """Refuse an example that does not show what a batch is.
+
+    Raises:
+        BackendError: inputs without a batch dimension in common, or a batch of one.
+    """
     if not example or any(x.ndim == 0 or x.shape[0] != example[0].shape[0] for x in example):
         raise BackendError(
             f"inputs of shapes {[tuple(x.shape) for x in example]} share no batch dimension", where="export"

@@ -13,7 +13,7 @@ from torch import Tensor
 from holdfast.core.contracts import Step, Term
 from holdfast.core.errors import ClashError, InputError
 from holdfast.core.space import get_leaf
-from holdfast.methods.mixing import mix_leaves, mixed_term, on_host, partners, single_view, taken
+from holdfast.methods.mixing import mix_leaves, mixed_term, on_host, partners, single_view
 from holdfast.methods.rewriting import chosen_leaves, rewritten
 
 __all__ = ["CutMix", "box"]
@@ -67,10 +67,9 @@ class CutMix:
         place = box(height, width, numbers.betavariate(self.alpha, self.alpha), numbers)
         rows, columns = place
         lam = 1.0 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
-        other = taken(view, order)
-        mixed = mix_leaves(step, view, other, lambda x, partner: _pasted(x, partner, place))
+        mixed = mix_leaves(step, view, order, lambda x, partner: _pasted(x, partner, place))
         # Targets mixed by the lambda that was drawn would not fit the box.
-        return mixed_term(term, mixed, other, step, order, lam, by_task=False)
+        return mixed_term(term, mixed, step, order, lam, by_task=False)
 
     def passes(self) -> tuple[float, float]:
         """None."""

@@ -83,7 +83,10 @@ class FreeAT:
 
     def _advances(self, step: Step) -> bool:
         """Whether the perturbation moves in this call: once a step, whoever asks again."""
-        state, version = step.state, trained_in(modules_of(step.model))[0]._version
+        state, trained = step.state, trained_in(modules_of(step.model))
+        if not trained:
+            raise NoEffectError("the model has no trained weight", where="FreeAT", fix="unfreeze a layer")
+        version = trained[0]._version
         if state.get("index") == step.index:
             return False
         if "index" in state:
@@ -103,7 +106,7 @@ class FreeAT:
         gradient: Tensor | None = state.pop(f"gradient.{path}", None) if advance else None
         if carried is not None and gradient is not None:
             short = gradient.shape[0]  # a short last batch moved only the first samples' perturbations
-            moved = along(carried[:short], gradient, radius, out=gradient).clamp_(-radius, radius)
+            moved = along(carried[:short], gradient, radius).clamp_(-radius, radius)
             carried = moved if short == carried.shape[0] else torch.cat([moved, carried[short:]])
         if carried is None or carried.shape[1:] != x.shape[1:] or carried.shape[0] < n:
             carried = radius * uniform(x.shape, step.draw("freeat"), like=x, low=-1.0)

@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_map
 
 from holdfast.core.contracts import Batch, Outputs, Step, TaskLoss, Term
 from holdfast.core.errors import InputError
-from holdfast.core.space import get_leaf, mapped
+from holdfast.core.space import get_leaf
 from holdfast.methods.rewriting import chosen_leaves
 
-__all__ = ["blend", "mix_leaves", "mixed_term", "on_host", "partners", "samples_of", "single_view", "taken"]
+__all__ = ["blend", "mix_leaves", "mixed_term", "on_host", "partners", "samples_of", "single_view"]
 
 
 def on_host(generator: Generator) -> Random:
@@ -28,51 +28,40 @@ def partners(n: int, generator: Generator) -> Tensor:
     return torch.randperm(n, generator=generator, device=generator.device)
 
 
-def taken(batch: Batch, order: Tensor) -> Batch:
-    """The samples of a batch in another order, int64 (n,)."""
-    return mapped(batch, lambda x: _taken(x, order))
-
-
 def blend(lam: float) -> Callable[[Tensor, Tensor], Tensor]:
     """``(x, partner) -> lam x + (1 - lam) partner``, exact at both ends."""
     return lambda x, partner: torch.lerp(partner, x, lam)
 
 
-def mix_leaves(step: Step, view: Batch, other: Batch, mix: Callable[[Tensor, Tensor], Tensor]) -> Batch:
-    """The view with each perturbable leaf ``x`` replaced by ``mix(x, partner)``, the partner from ``other``."""
-    leaves = step.task.space.leaves
-    return step.task.space.replace(view, {path: mix(get_leaf(view, path), get_leaf(other, path)) for path in leaves})
+def mix_leaves(step: Step, view: Batch, order: Tensor, mix: Callable[[Tensor, Tensor], Tensor]) -> Batch:
+    """The view with each perturbable leaf ``x`` replaced by ``mix(x, x[order])``."""
+    values = step.task.space.values(view)
+    return step.task.space.replace(view, {path: mix(x, _taken(x, order)) for path, x in values.items()})
 
 
-def mixed_term(term: Term, view: Batch, other: Batch, step: Step, order: Tensor, lam: float, *, by_task: bool = True,
+def mixed_term(term: Term, view: Batch, step: Step, order: Tensor, lam: float, *, by_task: bool = True,
                **changes: Any) -> Term:  # fmt: skip
-    r"""The term on a mixed view; ``other`` is its own view in the order ``order``.
+    r"""The term on a mixed view.
 
-    Its loss is ``lam l(f(x_mix), y) + (1 - lam) l(f(x_mix), y[order])``, which needs no knowledge of targets; a task
-    with ``target_mix`` mixes the targets of its own clean term instead, unless ``by_task`` is false.
+    Its loss is ``lam l(f(x_mix), y) + (1 - lam) l(f(x_mix), y[order])``. Outputs are put into another order for it, not
+    targets: a batch may hold boxes of all samples in one tensor, anchors or weights of classes, and nobody says which.
+    A task with ``target_mix`` mixes the targets of its own loss instead, unless ``by_task`` is false.
     """
-    loss = _mixed_outputs(term, order, lam)
-    if isinstance(term.loss, TaskLoss):
-        task, batch = term.loss.task, term.loss.batch
-        swapped = other if batch is term.views[0] else taken(batch, order)
-        if by_task and task.target_mix is not None:
-            loss = TaskLoss(task, task.target_mix(batch, swapped, lam))
-        else:
-            loss = _mixed_targets(term.loss, TaskLoss(task, swapped), lam)
+    task = step.task
+    if by_task and task.target_mix is not None and isinstance(term.loss, TaskLoss):
+        batch = term.loss.batch
+        loss: Callable[..., Tensor] = TaskLoss(task, task.target_mix(batch, _samples(batch, order), lam))
+    else:
+        loss = _mixed_losses(term, order, lam)
     return term.changed(views=(view,), loss=loss, **changes)
 
 
-def _mixed_targets(own: TaskLoss, swapped: TaskLoss, lam: float) -> Callable[[tuple[Outputs, ...]], Tensor]:
-    return lambda outputs: torch.lerp(swapped(outputs), own(outputs), lam)
-
-
-def _mixed_outputs(term: Term, order: Tensor, lam: float) -> Callable[[tuple[Outputs, ...]], Tensor]:
-    """For a loss whose targets nobody knows: outputs go to where their partner's target is, the losses come back."""
+def _mixed_losses(term: Term, order: Tensor, lam: float) -> Callable[[tuple[Outputs, ...]], Tensor]:
+    """Outputs go to where their partner's target stands, and the losses come back."""
 
     def loss(outputs: tuple[Outputs, ...]) -> Tensor:
         back = order.argsort()
-        moved = tree_map(lambda out: _taken(out, back) if isinstance(out, Tensor) else out, outputs)
-        own, swapped = term.loss(outputs), term.loss(moved)
+        own, swapped = term.loss(outputs), term.loss(tuple(_samples(out, back) for out in outputs))
         return torch.lerp(_taken(swapped, order) if swapped.ndim else swapped, own, lam)
 
     return loss
@@ -97,6 +86,13 @@ def single_view(term: Term, *, who: str) -> Batch:
     if len(term.views) != 1:
         raise InputError(f"term {term.name!r} has {len(term.views)} views", where=who, fix="mix a term of one view")
     return term.views[0]
+
+
+def _samples(nest: Any, order: Tensor) -> Any:
+    """The samples of a nest of tensors in another order."""
+    if isinstance(nest, Tensor):
+        return _taken(nest, order)
+    return tree_map(lambda t: _taken(t, order) if isinstance(t, Tensor) else t, nest)
 
 
 def _taken(x: Tensor, order: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from holdfast.core.contracts import Step, Term
 from holdfast.core.errors import InputError
-from holdfast.methods.mixing import blend, mix_leaves, mixed_term, on_host, partners, samples_of, single_view, taken
+from holdfast.methods.mixing import blend, mix_leaves, mixed_term, on_host, partners, samples_of, single_view
 from holdfast.methods.rewriting import rewritten
 
 __all__ = ["Mixup"]
@@ -50,8 +50,7 @@ class Mixup:
         draw, view = step.draw("mixup"), single_view(term, who="Mixup")
         lam = on_host(draw).betavariate(self.alpha, self.alpha)
         order = partners(samples_of(view, step, who="Mixup"), draw)
-        other = taken(view, order)
-        return mixed_term(term, mix_leaves(step, view, other, blend(lam)), other, step, order, lam)
+        return mixed_term(term, mix_leaves(step, view, order, blend(lam)), step, order, lam)
 
     def passes(self) -> tuple[float, float]:
         """None."""

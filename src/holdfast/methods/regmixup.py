@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from holdfast.core.contracts import Step, Term
 from holdfast.core.errors import InputError
-from holdfast.methods.mixing import blend, mix_leaves, mixed_term, on_host, partners, samples_of, single_view, taken
+from holdfast.methods.mixing import blend, mix_leaves, mixed_term, on_host, partners, samples_of, single_view
 from holdfast.methods.rewriting import rewritten
 
 __all__ = ["RegMixup"]
@@ -61,10 +61,9 @@ class RegMixup:
         draw, view = step.draw("regmixup"), single_view(term, who="RegMixup")
         lam = on_host(draw).betavariate(self.alpha, self.alpha)
         order = partners(samples_of(view, step, who="RegMixup"), draw)
-        other = taken(view, order)
-        mixed = mix_leaves(step, view, other, blend(lam))
+        mixed = mix_leaves(step, view, order, blend(lam))
         return mixed_term(
-            term, mixed, other, step, order, lam,
+            term, mixed, step, order, lam,
             name="regmixup", weight=self.weight * term.weight, joins=term.name if self.joined else None,
         )  # fmt: skip
 

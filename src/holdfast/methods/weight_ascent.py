@@ -21,10 +21,12 @@ def ascent_gradient(
     Raises:
         NoEffectError: the loss does not depend on any parameter.
     """
-    value = loss(parameters)
+    # Points of their own, so that hooks on parameters do not take part.
+    points = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    value = loss(points)
     scale = internal_scale(value)
-    found = torch.autograd.grad(value if scale == 1 else value * scale, list(parameters.values()), allow_unused=True)
-    gradients = {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
+    found = torch.autograd.grad(value if scale == 1 else value * scale, list(points.values()), allow_unused=True)
+    gradients = {name: g for name, g in zip(points, found, strict=True) if g is not None}
     if scale != 1:
         gradients = {name: g / scale for name, g in gradients.items()}
     if not gradients:

@@ -13,7 +13,6 @@ from torch import Tensor
 from holdfast.core.contracts import Attack, Batch, Measurement, Outputs
 from holdfast.core.discover import build
 from holdfast.core.errors import BackendError, InputError
-from holdfast.deploy.differentiable import Differentiable
 from holdfast.probes.aimed import ZERO_SHARE, Aimed, aimed, doubts, first
 from holdfast.probes.bench import Bench
 from holdfast.probes.pieces import batch_size, by_pieces
@@ -22,8 +21,8 @@ __all__ = ["RobustAccuracy"]
 
 SURVIVED, CLEAN = -2, -1
 Engine: TypeAlias = Callable[[Any, Batch], Outputs]
-WORTH = 5000
-"""Forwards from which a translation, which takes some seconds, is worth it."""
+WORTH = 1_000_000
+"""Forwards of a sample from which a translation, which takes some seconds, is worth it even for a tiny model."""
 BLIND_SHARE = 0.01
 """Share of samples that an attack without gradients may add before those with gradients are doubted."""
 
@@ -51,7 +50,8 @@ class RobustAccuracy:
             ``:input`` its first input. Its unit is 1.
         engine: what attacks find their way with; what breaks a sample is decided by the model itself in any case.
             ``"eager"``: the model. ``"onnxruntime"``: its translation with gradients, which halves the time of small
-            models on a CPU. ``"auto"`` (default): that, where it can be had and there is enough to do on a CPU.
+            models on a CPU and takes some seconds to make. ``"auto"`` (default): that, where it can be had and there is
+            enough to do on a CPU.
         piece: samples attacked together; halved where the memory does not suffice.
         seed: of random starts.
 
@@ -73,11 +73,11 @@ class RobustAccuracy:
 
     def run(self, bench: Bench) -> Iterable[Measurement]:
         """One row per budget for all attacks together, and one for each of them."""
-        batch, engine = bench.spread(self.split, bench.preprocessing[0], limit=self.samples), None
+        batch = bench.spread(self.split, bench.preprocessing[0], limit=self.samples)
+        specs = self.attacks or self._default(bench, batch)
+        engine = self._engine(bench, batch, self._members(specs, 0.0))
         for eps in self.eps:
-            specs = self.attacks or self._default(bench, batch)
             members = self._members(specs, eps)
-            engine = engine or self._engine(bench, batch, members)
             parts = by_pieces(batch, self.piece, partial(self._attacked, bench, members, engine))
             verdict = torch.cat([part for part, _ in parts])
             zeros = sum(count for _, count in parts)
@@ -135,12 +135,14 @@ class RobustAccuracy:
             return None
         samples, inputs = batch_size(batch), bench.task.inputs(first(batch, 2))
         if self.engine == "auto":
-            forwards = -(-samples // self.piece) * sum(attack.passes()[0] for attack in members.values())
+            forwards = samples * sum(attack.passes()[0] for attack in members.values())
             if self.tap or samples < 2 or forwards < WORTH or inputs[0].device.type != "cpu":
                 return None
         elif self.tap:
             raise InputError("an inner tensor can only be attacked in the eager model", where="probe robust_accuracy",
                              fix="leave out `tap`, or say engine: eager")  # fmt: skip
+        from holdfast.deploy.differentiable import Differentiable  # loads the tracer and ONNX, which take seconds
+
         try:
             run = Differentiable(bench.model, inputs, threads=torch.get_num_threads())
         except BackendError:

@@ -73,7 +73,7 @@ class _Exchange:
     def __init__(self, model: nn.Module) -> None:
         parameters: dict[str, Tensor] = {}
         places: list[tuple[dict[str, Any], str, str]] = []
-        buffers: list[tuple[dict[str, Any], str, Tensor]] = []
+        buffers: list[tuple[dict[str, Any], str]] = []
         names: dict[int, str] = {}
         for path, module in model.named_modules():
             for key, p in module._parameters.items():
@@ -83,19 +83,22 @@ class _Exchange:
                     places.append((module._parameters, key, name))
             for key, buffer in module._buffers.items():
                 if buffer is not None:
-                    buffers.append((module._buffers, key, buffer))
+                    buffers.append((module._buffers, key))
         self.model, self.parameters, self._places, self._buffers = model, parameters, places, buffers
         self._first = True
 
     def at(self, values: Values, compute: Callable[..., _T], *arguments: Any) -> _T:
         """``compute(*arguments)`` with ``values`` in the place of the parameters of their names."""
         places = [(held, key, name) for held, key, name in self._places if name in values]
-        copied = [] if self._first else self._buffers
+        # As they are now: a forward may have put others there.
+        copied = [] if self._first else [(held, key, held[key]) for held, key in self._buffers]
+        copies = {id(buffer): buffer for _, _, buffer in copied}
         try:
             for held, key, name in places:
                 held[key] = values[name]
+            copies = {which: None if buffer is None else buffer.clone() for which, buffer in copies.items()}
             for held, key, buffer in copied:
-                held[key] = buffer.clone()
+                held[key] = copies[id(buffer)]
             return compute(*arguments)
         finally:
             self._first = False

@@ -26,8 +26,6 @@ _PIECE = 1 << 20
 """Numbers of one entry of one file added at a time; the sum of so many stays in the cache."""
 _WIDENED = 1 << 16
 """Numbers converted to the precision of the sum at a time."""
-_SAMPLED = 1 << 16
-"""Numbers of a piece whose squares are counted: a sixteenth of a large entry says what all of it would."""
 _WRITTEN_BYTES = 1 << 18
 """Written at a time: ext4 takes four times the CPU for pieces of 4 MiB."""
 
@@ -160,10 +158,10 @@ class _Adder:
             block = _PIECE if dtype == wide else _WIDENED
             for into, *parted in zip(*(torch.split(v, block) for v in (total, *pieces)), strict=True):
                 self._sum(into, parted)
-        if not bool(total.sum().isfinite()):
+        if not bool(total.sum().isfinite()) and not bool(total.isfinite().all()):
             _refuse(name, parts, start, total)
         for index, values in enumerate((total, pieces[0])):
-            self._squares[index] += _square(values[:_SAMPLED])
+            self._squares[index] += _square(values)
         return total.to(dtype)
 
     def _sum(self, into: Tensor, values: Sequence[Tensor]) -> None:
@@ -185,8 +183,11 @@ class _Adder:
 
 
 def _square(values: Tensor) -> float:
-    wide = values.abs().float() if values.is_complex() or values.itemsize < 4 else values
-    return float(wide.dot(wide))
+    if values.is_complex():
+        values = values.abs()
+    if values.itemsize >= 4:
+        return float(values.dot(values))
+    return sum(float(wide.dot(wide)) for wide in (part.float() for part in torch.split(values, _WIDENED)))
 
 
 def _refuse(name: str, parts: Sequence[tuple[Path, Place]], start: int, total: Tensor) -> None:

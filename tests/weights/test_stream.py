@@ -140,7 +140,7 @@ def test_the_norm_ratio_weighs_every_number_alike(tmp_path: Path, dtype: torch.d
     mean = {name: (states[0][name].double() + states[1][name].double()) / 2 for name in states[0]}
     norm = lambda state: math.sqrt(sum(float(v.double().square().sum()) for v in state.values()))  # noqa: E731 - used here
     record = average_files(write(tmp_path, states), tmp_path / "out.safetensors")
-    assert record["norm_ratio"] == pytest.approx(norm(mean) / norm(states[0]), abs=1e-3)
+    assert record["norm_ratio"] == pytest.approx(norm(mean) / norm(states[0]), abs=5e-3)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

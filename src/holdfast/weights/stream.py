@@ -51,8 +51,9 @@ def average_files(
         advance: called with the number of bytes done since the last call.
 
     Returns:
-        The metadata as written. ``norm_ratio`` is the norm of the average over that of the first ingredient: unrelated
-        networks cancel towards ``1 / sqrt(K)``, networks of one basin stay near 1.
+        The metadata as written. ``norm_ratio`` is the norm of the average over that of the first ingredient, large
+        entries by a sample of their numbers: unrelated networks cancel towards ``1 / sqrt(K)``, networks of one basin
+        stay near 1.
 
     Raises:
         InputError: files that do not fit each other (with a table), hold NaN or infinite values or cannot be read,
@@ -183,11 +184,10 @@ class _Adder:
 
 
 def _square(values: Tensor) -> float:
-    if values.is_complex():
-        values = values.abs()
-    if values.itemsize >= 4:
-        return float(values.dot(values))
-    return sum(float(wide.dot(wide)) for wide in (part.float() for part in torch.split(values, _WIDENED)))
+    """The sum of squares; of many numbers, what every 13th says of all: no layer has 13 as a period."""
+    sample = values[::13] if len(values) > _WIDENED else values
+    wide = sample.abs().float() if values.is_complex() or values.itemsize < 4 else sample
+    return float(wide.dot(wide)) * len(values) / max(len(sample), 1)
 
 
 def _refuse(name: str, parts: Sequence[tuple[Path, Place]], start: int, total: Tensor) -> None:

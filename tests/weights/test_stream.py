@@ -138,7 +138,10 @@ def test_the_norm_ratio_weighs_every_number_alike(tmp_path: Path, dtype: torch.d
     states = [{"large": torch.randn(1_500_000), "small": torch.ones(65_536)} for _ in range(2)]
     states = [{name: value.to(dtype) for name, value in state.items()} for state in states]
     mean = {name: (states[0][name].double() + states[1][name].double()) / 2 for name in states[0]}
-    norm = lambda state: math.sqrt(sum(float(v.double().square().sum()) for v in state.values()))  # noqa: E731 - used here
+
+    def norm(state: dict[str, torch.Tensor]) -> float:
+        return math.sqrt(sum(float(value.double().square().sum()) for value in state.values()))
+
     record = average_files(write(tmp_path, states), tmp_path / "out.safetensors")
     assert record["norm_ratio"] == pytest.approx(norm(mean) / norm(states[0]), abs=5e-3)
 

@@ -27,7 +27,7 @@ INWARD = 1e-5
 T = TypeVar("T")
 
 
-class _once(Generic[T]):  # noqa: N801 - a decorator
+class _once(Generic[T]):  # noqa: N801 - used as a decorator, like `property`
     """A property that is computed when first asked for; `functools.cached_property` locks in Python 3.11."""
 
     def __init__(self, compute: Callable[[Any], T]) -> None:

@@ -184,7 +184,7 @@ class _Adder:
 
 
 def _square(values: Tensor) -> float:
-    """The sum of squares; of many numbers, what every 13th says of all: no layer has 13 as a period."""
+    """The sum of squares; of many numbers, what every 13th says of all: layers seldom have 13 as a period."""
     sample = values[::13] if len(values) > _WIDENED else values
     wide = sample.abs().float() if values.is_complex() or values.itemsize < 4 else sample
     return float(wide.dot(wide)) * len(values) / max(len(sample), 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count as count_from
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,11 +22,8 @@ from holdfast.core.errors import BackendError
 from holdfast.deploy.export import OPSET, check_example, quiet, reason_of
 from holdfast.deploy.fold import agreement_db, fold_batchnorm
 from holdfast.deploy.nest import flatten, unflatten
-from holdfast.deploy.ort import feed, open_session
+from holdfast.deploy.ort import feed, fetch, open_session
 from holdfast.deploy.reverse_rules import reverse_rules
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 __all__ = ["Differentiable"]
 
@@ -72,14 +69,14 @@ class Differentiable:
         """Outputs of a batch of any size, with a graph where an input asks for one."""
         if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
             return unflatten(_Through.apply(self, *inputs), self._layout)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        found = _run(self._plain, self._outputs, feed(self._inputs, inputs))
+        found = fetch(self._plain, self._outputs, feed(self._inputs, inputs))
         return unflatten([torch.from_numpy(array) for array in found], self._layout)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], dict[str, np.ndarray]]:
         """Outputs, and what the way back needs."""
         given = feed(self._inputs, inputs)
         names = list(dict.fromkeys([*self._outputs, *self._saved]))
-        found = dict(zip(names, _run(self._forward, names, given), strict=True))
+        found = dict(zip(names, fetch(self._forward, names, given), strict=True))
         kept = given | {name: found[name] for name in self._saved}
         # Whoever changes an output in place must not change what the way back needs.
         outputs = [found[name].copy() if name in kept else found[name] for name in self._outputs]
@@ -88,16 +85,8 @@ class Differentiable:
     def backward(self, kept: dict[str, np.ndarray], cotangents: Sequence[Tensor]) -> list[Tensor]:
         """Gradients to the float inputs."""
         given = kept | feed(self._cotangents, cotangents)
-        found = _run(self._backward, None, {name: given[name] for name in self._asked})
+        found = fetch(self._backward, None, {name: given[name] for name in self._asked})
         return [torch.from_numpy(array) for array in found]
-
-
-def _run(session: InferenceSession, names: list[str] | None, given: dict[str, np.ndarray]) -> list[np.ndarray]:
-    try:
-        found: list[np.ndarray] = session.run(names, given)
-    except Exception as error:  # a class of its own for each status code, without a common base
-        raise BackendError(str(error).splitlines()[0], where=_WHERE) from error
-    return found
 
 
 class _Through(torch.autograd.Function):

@@ -15,7 +15,7 @@ from holdfast.core.errors import BackendError
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["feed", "open_session", "run_session"]
+__all__ = ["feed", "fetch", "open_session", "run_session"]
 
 
 def open_session(
@@ -59,10 +59,20 @@ def run_session(session: InferenceSession, inputs: Sequence[Tensor]) -> list[Ten
     names = [entry.name for entry in session.get_inputs()]
     if len(names) != len(inputs):
         raise BackendError(f"{len(inputs)} inputs given, the graph has {names}", where="onnxruntime")
+    return [torch.from_numpy(result) for result in fetch(session, None, feed(names, inputs))]
+
+
+def fetch(session: InferenceSession, names: list[str] | None, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The outputs of these names, or all.
+
+    Raises:
+        BackendError: wrong names, shapes or dtypes.
+    """
     try:
-        return [torch.from_numpy(result) for result in session.run(None, feed(names, inputs))]
+        found: list[np.ndarray] = session.run(names, given)
     except Exception as error:  # see `open_session`
         raise BackendError(str(error).splitlines()[0], where="onnxruntime") from error
+    return found
 
 
 def feed(names: Sequence[str], inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:

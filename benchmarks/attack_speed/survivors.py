@@ -1,11 +1,13 @@
 """What it saves that broken samples leave the batch: PGD beside torchattacks, and the standard ensemble.
 
 python benchmarks/attack_speed/survivors.py pgd EPS STEPS [rounds] >> benchmarks/attack_speed/rows.jsonl
-python benchmarks/attack_speed/survivors.py ensemble holdfast|ort|torchattacks [samples] [small|wide] >> .../rows.jsonl
+python benchmarks/attack_speed/survivors.py ensemble CONTENDER [samples] [MODEL] >> .../rows.jsonl
 python benchmarks/attack_speed/survivors.py report < .../rows.jsonl > .../survivors.txt
 
-MNIST and a small convolutional network trained on FGSM. CPU time of one thread; PGD's contenders are interleaved. Needs
-HOLDFAST_DATA; torchattacks is left out where it is not installed.
+MNIST and a network trained on FGSM: MODEL is small, wide (both convolutional), fcn or linear; or resnet20, that of
+somebody else on CIFAR-10. CPU time of one thread. PGD's contenders are interleaved, those of the ensemble are one a
+process: holdfast, ort (holdfast with ONNX Runtime as its engine), original (`pip install pyautoattack`), torchattacks.
+Needs HOLDFAST_DATA.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ import sys
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -35,12 +38,24 @@ from holdfast.attacks.seal import perturb
 from holdfast.core.contracts import Attack
 from holdfast.core.fingerprint import environment
 from holdfast.core.space import Leaf
-from holdfast.data.sources import data_root, read_idx
+from holdfast.data.sources import data_root, read_idx, read_jpegs
 from holdfast.deploy.differentiable import Differentiable
 from holdfast.models.small_cnn import SmallCNN
+from holdfast.weights.files import load
 
 UNIT = Leaf(unit=1.0)
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "small": lambda: SmallCNN(norm=False),
+    "wide": lambda: SmallCNN(norm=False, widths=(32, 64)),
+    "fcn": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(),
+        nn.Linear(256, 10),
+    ),
+    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10)),
+}  # fmt: skip
 EPS, BATCH = 0.2, 128
+EPS_OF = {"small": EPS, "wide": EPS, "fcn": 0.1, "linear": 0.1, "resnet20": 0.5 / 255}
+"""Where some of the samples hold."""
 
 
 class Counting(nn.Module):
@@ -64,6 +79,7 @@ class Counting(nn.Module):
         key = len(x), backward
         if self.passes[key] % self.EVERY == 0:
             began = time.process_time()
+            cost_s(self.model, x.detach(), backward=backward)  # finds the caches as the engine in use left them
             self.priced[key].append(cost_s(self.model, x.detach(), backward=backward))
             self.aside_s += time.process_time() - began
         self.passes[key] += 1
@@ -81,14 +97,10 @@ def digits(part: str, first: int, end: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(x[:, None].astype(np.float32) / 255), torch.from_numpy(y.astype(np.int64))
 
 
-def trained(steps: int = 150, *, wide: bool = False) -> nn.Module:
+def trained(steps: int = 150, *, size: str = "small") -> nn.Module:
     torch.manual_seed(0)
-    widths = (32, 64) if wide else (16, 32)
-    model, (x, y), draws = (
-        SmallCNN(norm=False, widths=widths),
-        digits("train", 0, 64 * steps),
-        torch.Generator().manual_seed(0),
-    )
+    (x, y), draws = digits("train", 0, 64 * steps), torch.Generator().manual_seed(0)
+    model = MODELS[size]()
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for step in range(steps):
         part, labels = x[step * 64 :][:64], y[step * 64 :][:64]
@@ -99,6 +111,33 @@ def trained(steps: int = 150, *, wide: bool = False) -> nn.Module:
         loss.backward()
         optimiser.step()
     return model.eval().requires_grad_(False)
+
+
+def handwriting(size: str, samples: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """A network of `MODELS` trained on digits, and other digits."""
+    return trained(size=size), *digits("t10k", 0, samples)
+
+
+def pictures(samples: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """A third-party ResNet-20 and pictures of CIFAR-10."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "resnet20_cifar"))
+    from task import FILES, MEAN, STD, ResNet20
+
+    model = ResNet20()
+    model.load_state_dict(load(data_root("models", "cifar10_resnet20_akamaster.th"))[0])
+    images, labels = read_jpegs(data_root("cifar10_jpeg", FILES["report"]))
+    x, y = torch.from_numpy(images[:samples]).float() / 255, torch.from_numpy(labels[:samples].astype(np.int64))
+    return nn.Sequential(Normalised(MEAN, STD), model).eval().requires_grad_(False), x, y
+
+
+class Normalised(nn.Module):
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
 
 
 def aim_of(model: Callable[[Tensor], Tensor], y: Tensor, *, leave: bool = True) -> Aim:
@@ -190,18 +229,22 @@ def interleaved(contenders: dict[str, Callable[[], object]], rounds: int) -> dic
 
 
 def ensemble(contender: str, samples: int, size: str) -> dict[str, object]:
-    """The standard ensemble once: eager, with ONNX Runtime as its engine, or torchattacks' members."""
-    model = trained(wide=size == "wide")
-    x, y = digits("t10k", 0, samples)
+    """The standard ensemble once: eager, with ONNX Runtime as its engine, the original, or torchattacks' members."""
+    eps, (model, x, y) = EPS_OF[size], pictures(samples) if size == "resnet20" else handwriting(size, samples)
     right = model(x).argmax(1) == y
     counted = Counting(model)
     began = time.process_time()
     engine = Differentiable(model, (x[:2],)) if contender == "ort" else None
     translation_s = time.process_time() - began
     began = time.process_time()
-    robust = peers(counted, x, y, right) if contender == "torchattacks" else standard(counted, x, y, engine)
+    if contender == "original":
+        robust = original(counted, x, y, eps)
+    elif contender == "torchattacks":
+        robust = peers(counted, x, y, right, eps)
+    else:
+        robust = standard(counted, x, y, eps, engine)
     took = time.process_time() - began - counted.aside_s
-    return {"what": "ensemble", "contender": contender, "size": size, "eps": EPS, "n": samples, "cpu_s": took,
+    return {"what": "ensemble", "contender": contender, "size": size, "eps": eps, "n": samples, "cpu_s": took,
             "translation_s": translation_s,
             "forwards": counted.samples(backward=False) + counted.samples(backward=True),
             "backwards": counted.samples(backward=True), "price_s": counted.price_s(),
@@ -209,7 +252,9 @@ def ensemble(contender: str, samples: int, size: str) -> dict[str, object]:
             "verdicts": "".join("01"[int(r)] for r in robust)}  # fmt: skip
 
 
-def standard(model: Counting, x: Tensor, y: Tensor, engine: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def standard(
+    model: Counting, x: Tensor, y: Tensor, eps: float, engine: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Who holds, bool (B,)."""
 
     def ask(z: Tensor, _: Tensor) -> Tensor:
@@ -218,16 +263,27 @@ def standard(model: Counting, x: Tensor, y: Tensor, engine: Callable[[Tensor], T
         return engine(z)
 
     aim = replace(aim_of(model, y), engine=ask if engine else None)
-    found = perturb(AutoAttack(eps=EPS), aim, x, UNIT, torch.Generator().manual_seed(0), model)
+    found = perturb(AutoAttack(eps=eps), aim, x, UNIT, torch.Generator().manual_seed(0), model)
     return model(found).argmax(1) == y
 
 
-def peers(model: Counting, x: Tensor, y: Tensor, right: Tensor) -> Tensor:
+def original(model: Counting, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """Who holds against the original's standard version, its checks of the model included."""
+    import pyautoattack
+
+    attack = pyautoattack.AutoAttack(model, eps=eps, norm="Linf", version="standard", seed=0)
+    attack.verbose = False
+    z, *_ = attack.run_standard_evaluation(x, y)
+    assert float((z - x).abs().max()) <= eps * (1 + 1e-5)
+    return model.model(z).argmax(1) == y
+
+
+def peers(model: Counting, x: Tensor, y: Tensor, right: Tensor, eps: float) -> Tensor:
     """Who holds against torchattacks' members at the standard's steps, each on what the ones before left over."""
     peer = torchattacks()
     if peer is None:
         raise SystemExit("torchattacks is not installed")
-    shared = {"norm": "Linf", "eps": EPS}
+    shared = {"norm": "Linf", "eps": eps}
     members = [
         peer.APGD(model, **shared, steps=100, loss="ce"),
         peer.APGDT(model, **shared, steps=100, n_classes=10),
@@ -239,7 +295,7 @@ def peers(model: Counting, x: Tensor, y: Tensor, right: Tensor) -> Tensor:
         rows = robust.nonzero().squeeze(1)
         if len(rows):
             z = member(x[rows], y[rows])
-            inside = (z - x[rows]).flatten(1).abs().amax(1) <= EPS * (1 + 1e-5)
+            inside = (z - x[rows]).flatten(1).abs().amax(1) <= eps * (1 + 1e-5)
             robust[rows] = ~((model(z).argmax(1) != y[rows]) & inside)
     return robust
 
@@ -260,9 +316,8 @@ def report(lines: list[str]) -> None:
                 print(f"    {name:13} {middle:6.2f} times as long [{low:.2f}, {high:.2f}]")
     ensembles = [row for row in rows if row["what"] == "ensemble"]
     for row in ensembles:
-        reference = next(
-            first["verdicts"] for first in ensembles if (first["size"], first["n"]) == (row["size"], row["n"])
-        )
+        alike = [other for other in ensembles if (other["size"], other["n"]) == (row["size"], row["n"])]
+        reference = alike[0]["verdicts"]
         agree = sum(a == b for a, b in zip(row["verdicts"], reference, strict=True)) / len(reference)
         print(f"ensemble {row['size']} {row['contender']:13} n {row['n']} clean {row['clean']:.3f} robust "
               f"{row['verdicts'].count('1') / row['n']:.3f} {row['cpu_s']:7.1f} s, {row['forwards']} forwards, "
@@ -273,11 +328,8 @@ def report(lines: list[str]) -> None:
 def whole(row: dict[str, Any]) -> str:
     """With the translation that the engine needs once; rows from before it was timed have none."""
     seconds = row.get("translation_s", 0.0)
-    return (
-        f", {(row['cpu_s'] + seconds) / row['price_s']:.3f} with {seconds:.1f} s of translation"
-        if seconds > 0.1
-        else ""
-    )
+    ratio = (row["cpu_s"] + seconds) / row["price_s"]
+    return f", {ratio:.3f} with {seconds:.1f} s of translation" if row["contender"] == "ort" and seconds else ""
 
 
 def main() -> None:

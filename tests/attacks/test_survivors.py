@@ -11,6 +11,7 @@ from holdfast.attacks.pgd import PGD
 from holdfast.attacks.seal import Ball, perturb
 from holdfast.attacks.survivors import Survivors
 from holdfast.core.discover import build, names
+from holdfast.core.errors import InputError
 from holdfast.core.space import Leaf
 
 ITERATED = ["pgd", "apgd", "apgd_t", "fab", "square"]
@@ -157,3 +158,74 @@ def test_plain_losses_keep_everybody():
     x, y = samples(net)
     loss = lambda z: torch.nn.functional.cross_entropy(net(z), y, reduction="none")  # noqa: E731 - as a user writes it
     torch.testing.assert_close(attacked(PGD(eps=4), loss, x), attacked(PGD(eps=4), aim_of(net, y, leave=False), x))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", ["apgd_t", "fab"])
+def test_runs_side_by_side_are_runs_in_turns(name, norm, monkeypatch):
+    net = classifier(5)
+    x, y = samples(net, n=10)
+    attack = short(name, norm=norm, eps=4.0 if norm == "linf" else 12.0)
+    found, verdicts, calls = [], [], []
+    for room in (survivors.ROOM, 2 * x.numel(), 1):  # three at once, two and one, one after the other
+        monkeypatch.setattr(survivors, "ROOM", room)
+        found.append(attacked(attack, aim_of(net, y, leave=False), x))
+        counted = []
+
+        def forward(z, batch, counted=counted):
+            counted.append(len(z))
+            return net(z)
+
+        verdicts.append(net(attacked(attack, replace(aim_of(net, y), forward=forward), x)).argmax(1) != y)
+        calls.append(len(counted))
+    for other in (1, 2):
+        torch.testing.assert_close(found[other], found[0], atol=1e-9, rtol=0)
+        assert torch.equal(verdicts[other], verdicts[0])
+    assert 0 < verdicts[0].sum() < 10
+    assert calls[0] < calls[1] < calls[2]
+
+
+def test_a_sample_that_one_of_its_runs_breaks_leaves_all_of_them():
+    x = torch.rand(4, 3, dtype=torch.float64)
+    aim = aim_of(classifier(), torch.arange(4))
+    live = Survivors(aim, Ball.around(x, eps=1, norm="linf", leaf=Leaf()))
+    live.leave(x, torch.tensor([True, False, False, False]), {})
+    live.aim_at(torch.tensor([[0, 0], [1, 4], [2, 4], [3, 4]]))
+    assert live.aim.targets.tolist() == [1, 2, 3, 4, 4, 4]
+    assert live.aim.labels.tolist() == [1, 2, 3, 1, 2, 3]
+    z = torch.arange(6.0, dtype=torch.float64)[:, None].expand(6, 3) + 10
+    state = live.leave(z, torch.tensor([False, False, False, False, True, False]), {"z": z})
+    assert live.rows.tolist() == [1, 3]
+    assert live.aim.targets.tolist() == [1, 3, 4, 4]
+    assert state["z"][:, 0].tolist() == [10, 12, 13, 15]
+    assert torch.equal(live.ball.x, x[[1, 3, 1, 3]])
+    live.offer(state["z"], torch.tensor([1.0, 5.0, 2.0, 4.0]))
+    with pytest.raises(InputError, match="one loss per sample"):
+        live.offer(state["z"][:2], torch.ones(2))
+    live.end_run()
+    assert live.found[:, 0].tolist() == [float(x[0, 0]), 13.0, 14.0, 12.0]
+    assert torch.equal(live.ball.x, x[[1, 3]])
+    assert live.aim.labels.tolist() == [1, 3]
+
+
+def test_large_batches_run_one_after_the_other():
+    def abreast(n):
+        x = torch.zeros(n, 3, 32, 32)
+        return Survivors(lambda z: z, Ball.around(x, eps=1, norm="linf", leaf=Leaf())).abreast
+
+    assert abreast(4) == 10
+    assert abreast(64) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", [*ITERATED, "autoattack"])
+def test_inputs_in_half_precision(name, norm, dtype):
+    net = classifier(5)
+    x, y = samples(net, n=10)
+    aim = aim_of(lambda z: net(z.double()), y)
+    half = x.to(dtype)
+    adv = attacked(short(name, norm=norm, eps=8.0 if norm == "linf" else 24.0), aim, half)
+    assert adv.dtype == dtype
+    assert bool((adv >= 0).all() & (adv <= 1).all())
+    assert (net(adv.double()).argmax(1) != y).any()

@@ -1,9 +1,9 @@
-"""APGD-T: Auto-PGD towards the most likely wrong classes, one after the other."""
+"""APGD-T: Auto-PGD towards the most likely wrong classes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -21,7 +21,8 @@ __all__ = ["APGDT"]
 class APGDT:
     """Auto-PGD on the targeted difference of logits ratio, see `holdfast.attacks.classes.targeted_dlr`.
 
-    Each sample keeps the point that broke it, or the one of the highest ratio.
+    Each sample keeps the point that broke it, or the one of the highest ratio. Targets are taken one after the other,
+    or side by side where the batch is small.
 
     Args:
         eps: budget in units of the leaf, see `Budget`. Published: 8 (of 255) for CIFAR.
@@ -55,11 +56,11 @@ class APGDT:
             logits = logits_of(clean, who="APGD-T", classes=4)
             targets = runners_up(aim, logits, min(self.targets, logits.shape[1] - 1))
             live.leave(x, aim.broken(x, clean), {})
-        for target in targets.unbind(1):
-            start = live.among(ball.edge(generator))
+        for group in torch.split(targets, live.abreast, dim=1):
+            starts = [live.among(ball.edge(generator)) for _ in range(group.shape[1])]
             if len(live):
-                live.aim = replace(live.aim, targets=live.among(target))
-                auto_step(live, start, steps=self.steps, rho=self.rho)
+                live.aim_at(group)
+                auto_step(live, torch.cat(starts), steps=self.steps, rho=self.rho)
                 live.end_run()
         return live.found
 

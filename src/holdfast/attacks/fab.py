@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -27,7 +27,8 @@ class FAB:
     Equations: with ``f = z_t - z_y`` linearised at ``x_k``, ``d_1`` and ``d_2`` are the smallest steps (inside the
     valid range) from ``x_k`` and from the clean ``x`` to ``f = 0``; ``a = min(|d_1| / (|d_1| + |d_2|), alpha_max)``;
     ``x_{k+1} = (1 - a)(x_k + eta d_1) + a (x + eta d_2)``, and from a point that is misclassified back to
-    ``x + beta (x_{k+1} - x)``. The budget does not guide it: it says which of the points found count.
+    ``x + beta (x_{k+1} - x)``. The budget does not guide it: it says which of the points found count. Targets are taken
+    one after the other, or side by side where the batch is small.
 
     Args:
         eps: budget in units of the leaf, see `Budget`. Published: 8 (of 255) for CIFAR.
@@ -67,16 +68,17 @@ class FAB:
             # What is wrong already needs no step.
             live.offer(x, torch.where(missed(aim, logits), 0.0, -torch.inf))
             live.leave(x, aim.broken(x, clean), {})
-        for target in targets.unbind(1):
+        for group in torch.split(targets, live.abreast, dim=1):
             if len(live):
-                live.aim = replace(live.aim, targets=live.among(target))
+                live.aim_at(group)
                 self._run(live)
                 live.end_run()
         return live.found
 
     def _run(self, live: Survivors) -> None:
         z = live.ball.x.clone()
-        state: State = {"z": z, "best": z, "distance": torch.full_like(z.flatten(1)[:, 0], NOT_FOUND)}
+        distance = torch.full((len(z),), NOT_FOUND, dtype=torch.promote_types(z.dtype, torch.float32), device=z.device)
+        state: State = {"z": z, "best": z, "distance": distance}
         for _ in range(self.steps):
             value, gradient, _ = live.climb(state["z"])
             with torch.no_grad():
@@ -100,7 +102,7 @@ class FAB:
         lengths = [per_sample_length(step, ball.norm).clamp(min=SMALLEST) for step in (near, far)]
         pull = by_sample((lengths[0] / (lengths[0] + lengths[1])).clamp(max=self.alpha_max), z)
         delta = (1 - pull) * (delta + self.eta * near) + pull * self.eta * far
-        return (ball.x + ball.radius * delta).clamp(*ball.range)
+        return (ball.x + ball.radius * delta).clamp(*ball.range).to(z.dtype)
 
     def _noted(self, ball: Ball, z: Tensor, state: State, wrong: Tensor) -> State:
         """The nearest misclassified point so far; from one that is, the way leads back."""

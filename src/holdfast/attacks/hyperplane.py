@@ -26,7 +26,12 @@ def nearest_on(slope: Tensor, gap: Tensor, down: Tensor, up: Tensor, norm: Norm)
         down: float (B, ...), how far each element may fall.
         up: float (B, ...), how far it may rise.
         norm: which length is smallest, ``"linf"`` or ``"l2"``.
+
+    Returns:
+        As ``slope``; of half precision, in single.
     """
+    wide = torch.promote_types(slope.dtype, torch.float32)  # FAR and ALL are beyond a half
+    slope, gap, down, up = (values.to(wide) for values in (slope, gap, down, up))
     direction = slope.sign() * by_sample(gap.sign(), slope)
     # The larger of the two is the one it moves to; masks are several times slower.
     room = torch.maximum(up.clamp(max=FAR) * direction, down.clamp(max=FAR) * -direction).clamp_(min=0.0).flatten(1)
@@ -51,10 +56,11 @@ def _closing(rate: Tensor, gain: Tensor, breaks: Tensor, need: Tensor) -> Tensor
     it is not asked, what ``STEPS`` have not closed stays open.
     """
     scale, moving = torch.zeros_like(need), torch.empty_like(rate)  # a mask in floats is several times faster
+    whole = gain.sum(1, keepdim=True)
     asked = scale.device.type in ASKED
     for _ in range(len(breaks[0]) + 1 if asked else STEPS):  # each step leaves a piece behind
         slope = torch.linalg.vecdot(rate, torch.gt(breaks, scale, out=moving))[:, None]
-        closed = torch.linalg.vecdot(gain, moving.neg_().add_(1.0))[:, None]
+        closed = whole - torch.linalg.vecdot(gain, moving)[:, None]
         further = torch.where(slope > 0, (need - closed) / slope, ALL)
         if asked and not bool((further > scale).any()):
             break

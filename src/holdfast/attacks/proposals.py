@@ -37,7 +37,8 @@ class Draws:
         self.size = (int(x.shape[-2]) if x.ndim > 2 else 1, int(x.shape[-1]))
         self._ball, self._generator = ball, generator
         self._channels = (*x.shape[1:-2], *([1] * min(x.ndim - 1, 2)))
-        self._places: list[list[float]] = uniform((queries, 5), generator, like=x).tolist()
+        places = torch.empty(queries, 5, device=generator.device)  # in half precision a draw may round to 1
+        self._places: list[list[float]] = places.uniform_(generator=generator).tolist()
         self._signs = self._sign(queries, *self._channels)
 
     def window(self, query: int, side: int, *, which: int = 0) -> Window:
@@ -87,19 +88,21 @@ def cut(tensor: Tensor, window: Window) -> Tensor:
     return tensor
 
 
-def set_corner(ball: Ball, z: Tensor, draws: Draws, query: int, side: int) -> tuple[Window, Tensor, Tensor]:
-    """``z`` with a window at a corner of the L-infinity ball, in place; the window, and its old and new values."""
+def set_corner(ball: Ball, z: Tensor, draws: Draws, query: int, side: int) -> tuple[Window, Tensor]:
+    """``z`` with a window at a corner of the L-infinity ball, in place; the window, and its old values."""
     window = draws.window(query, side)
     place, (low, high), radius = cut(z, window), ball.bounds, ball.radius
-    old = place.clone()
-    moved = place + 2.0 * draws.signs(query) * (cut(radius, window) if isinstance(radius, Tensor) else radius)
-    new = moved.clamp_(cut(low, window), cut(high, window))
-    place.copy_(new)
-    return window, old, new
+    old, signs = place.clone(), draws.signs(query)
+    if isinstance(radius, Tensor):
+        place.add_(signs * cut(radius, window), alpha=2.0)
+    else:
+        place.add_(signs, alpha=2.0 * radius)
+    place.clamp_(cut(low, window), cut(high, window))
+    return window, old
 
 
-def move_mass(ball: Ball, z: Tensor, draws: Draws, query: int, side: int) -> tuple[Window, Tensor, Tensor]:
-    """``z`` with the mass of one window moved into a bump in another, in place; everything, old and new values."""
+def move_mass(ball: Ball, z: Tensor, draws: Draws, query: int, side: int) -> tuple[Window, Tensor]:
+    """``z`` with the mass of one window moved into a bump in another, in place; everything, and its old values."""
     side = max(side, SMALLEST_BUMP) | 1  # odd
     into, out_of = draws.window(query, side), draws.window(query, side, which=1)
     old, delta = z.clone(), ball.scaled(z)
@@ -111,9 +114,8 @@ def move_mass(ball: Ball, z: Tensor, draws: Draws, query: int, side: int) -> tup
     fresh = _bump_like(kept, turned=draws.turned(query)) * draws.signs(query) + kept / (_window_norm(kept) + TINY)
     fresh = fresh / (_window_norm(fresh) + TINY) * (spare + (total - outside).clamp(min=0.0)).sqrt()
     cut(rest, into).copy_(fresh)
-    new = ball.project(ball.x + ball.radius * rest / per_sample_norm(rest))
-    z.copy_(new)
-    return EVERYTHING, old, new
+    z.copy_(ball.project(ball.x + ball.radius * rest / per_sample_norm(rest)))
+    return EVERYTHING, old
 
 
 @cache

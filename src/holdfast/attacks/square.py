@@ -68,9 +68,9 @@ class Square:
             if not len(live):
                 break
             side = _side(draws.size, self.share, query)
-            window, old, new = propose(live.ball, state["z"], draws, query, side)
+            window, old = propose(live.ball, state["z"], draws, query, side)
             value, broken = live.look(state["z"])
-            state = live.leave(state["z"], broken, {**state, "old": old, "new": new, "new_value": value})
+            state = live.leave(state["z"], broken, {**state, "old": old, "new_value": value})
             state = _accepted(state, window)
         live.offer(state["z"], state["value"])
         return live.found
@@ -90,5 +90,5 @@ def _accepted(state: State, window: Window) -> State:
     """Undo the proposal where it did not raise the margin."""
     z, better = state["z"], state["new_value"] > state["value"]
     place = cut(z, window)
-    place.copy_(torch.where(by_sample(better, z), state["new"], state["old"]))
+    torch.where(by_sample(better, z), place, state["old"], out=place)
     return {"z": z, "value": state["value"].maximum(state["new_value"])}

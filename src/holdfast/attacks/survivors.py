@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -17,10 +18,12 @@ from holdfast.core.errors import InputError
 __all__ = ["State", "Survivors"]
 
 State: TypeAlias = dict[str, Tensor]
-"""What an attack carries from step to step, each tensor with one entry per surviving sample."""
+"""What an attack carries from step to step, each tensor with one entry per surviving sample (and run, see `aim_at`)."""
 
 CPU_STEPS, DEVICE_STEPS = 1, 8
 """Looks between two departures. A count of survivors waits for the device, so it is taken rarely there."""
+ROOM = 1 << 17
+"""Numbers that runs side by side may add up to: in small batches most of the time of a step is not arithmetic."""
 
 
 class Survivors:
@@ -48,7 +51,7 @@ class Survivors:
         self._found: Tensor | None = None
         self._value = torch.full((len(ball.x),), -torch.inf, device=ball.x.device)
         self._wait = wait or (CPU_STEPS if ball.x.device.type == "cpu" else DEVICE_STEPS)
-        self._looks, self._broken = 0, torch.zeros_like(self.rows, dtype=torch.bool)
+        self._looks, self._broken, self._runs = 0, torch.zeros_like(self.rows, dtype=torch.bool), 1
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -63,6 +66,23 @@ class Survivors:
     def among(self, drawn: Tensor) -> Tensor:
         """The survivors' part of something drawn for all samples."""
         return drawn if len(self) == len(drawn) else drawn[self.rows]
+
+    @property
+    def abreast(self) -> int:
+        """How many runs fit side by side; it does not depend on who has left."""
+        return max(ROOM // max(self._whole.x.numel(), 1), 1)
+
+    def aim_at(self, targets: Tensor) -> None:
+        """Begin a run towards each class of ``targets``, int64 (B, runs), side by side until `end_run`.
+
+        From here on aim, ball, points, values and state have ``runs * n`` entries: the survivors once for each run. A
+        sample that one of them breaks leaves all of them.
+        """
+        own = self.among(targets)
+        if own.shape[1] > 1:
+            everyone = torch.arange(len(self), device=self.rows.device).repeat(own.shape[1])
+            self.aim, self.ball, self._runs = self.aim.take(everyone), self.ball.take(everyone), own.shape[1]
+        self.aim = replace(self.aim, targets=own.T.flatten())
 
     def climb(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Value (n,) or (), its gradient with respect to ``z``, and which samples ``z`` breaks, from one forward.
@@ -92,9 +112,10 @@ class Survivors:
     @torch.no_grad()
     def _marked(self, z: Tensor, broken: Tensor, state: State) -> State:
         self._looks += 1
+        if self._wait == 1 and not bool(broken.any()):
+            return state
+        z, broken = self._of_one_run(z, broken)
         if self._wait == 1:
-            if not bool(broken.any()):
-                return state
             self.found[self.rows[broken]] = z[broken].to(self.found.dtype)
         else:
             fresh = by_sample(broken & ~self._broken, z)
@@ -102,20 +123,31 @@ class Survivors:
         self._broken = self._broken | broken
         return state if self._looks % self._wait else self._depart(state)
 
+    def _of_one_run(self, z: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The points of each survivor's run of the highest value (the first of several), and their values, (n,)."""
+        if self._runs == 1:
+            return z, value
+        run = value.view(self._runs, len(self)).to(torch.promote_types(value.dtype, torch.uint8)).argmax(0)
+        chosen = run * len(self) + torch.arange(len(self), device=run.device)
+        return z[chosen], value[chosen]
+
     def _depart(self, state: State) -> State:
         stay = (~self._broken).nonzero().squeeze(1)
         if len(stay) == len(self):
             return state
-        self.aim, self.ball = self.aim.take(stay), self.ball.take(stay)
+        runs = torch.arange(self._runs, device=stay.device)[:, None]
+        entries = (runs * len(self) + stay).flatten()
+        self.aim, self.ball = self.aim.take(entries), self.ball.take(entries)
         self.rows, self._broken = self.rows[stay], self._broken[stay]
-        return {name: value[stay] for name, value in state.items()}
+        return {name: value[entries] for name, value in state.items()}
 
     @torch.no_grad()
     def offer(self, z: Tensor, value: Tensor) -> None:
         """Keep the points ``z`` of the survivors where their value is the highest so far."""
-        if value.shape != self.rows.shape:
+        if value.shape != (self._runs * len(self),):
             raise InputError(f"one loss per sample is needed, got shape {tuple(value.shape)}", where="attack",
                              fix="return a tensor (B,) from the loss")  # fmt: skip
+        z, value = self._of_one_run(z, value)
         better = (value > self._value[self.rows]) & ~self._broken
         self.found[self.rows] = torch.where(by_sample(better, z), z, self.found[self.rows])
         self._value[self.rows] = torch.where(better, value.to(self._value), self._value[self.rows])
@@ -129,8 +161,11 @@ class Survivors:
             self.found[self.rows] = torch.where(kept, self.found[self.rows], z)
 
     def end_run(self) -> None:
-        """Let marked samples go before the next run begins."""
+        """Let marked samples go before the next run begins, and be there once again."""
         self._depart({})
+        if self._runs > 1:
+            once = torch.arange(len(self), device=self.rows.device)
+            self.aim, self.ball, self._runs = self.aim.take(once), self.ball.take(once), 1
 
 
 def _plain(loss: Callable[[Tensor], Tensor]) -> Aim:

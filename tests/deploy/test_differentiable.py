@@ -168,3 +168,28 @@ def test_a_wrong_gradient_is_noticed(monkeypatch):
     monkeypatch.setattr(differentiable, "reverse_rules", lambda: wrong)
     with pytest.raises(BackendError, match="departs from the eager model's"):
         Differentiable(settled(Skips), example(Skips, 2))
+
+
+def test_a_large_batch_goes_in_parts_that_the_caches_hold(monkeypatch):
+    net = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(),
+                              torch.nn.Linear(4 * 64, 3)).eval()  # fmt: skip
+    x = torch.randn(11, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = Differentiable(net, (x[:2],))
+    monkeypatch.setattr(differentiable, "_IN_CACHE", 8192)
+    parts = Differentiable(net, (x[:2],))
+    sizes = []
+    forward = Differentiable.forward
+    monkeypatch.setattr(
+        Differentiable, "forward", lambda self, given: (sizes.append(len(given[0])), forward(self, given))[1]
+    )
+    found = []
+    for graph in (whole, parts):
+        z = x.clone().requires_grad_()
+        outputs = graph(z)
+        found.append((outputs.detach(), *torch.autograd.grad(outputs.square().sum(), z)))
+    assert sizes[0] == 11
+    assert len(sizes) > 2
+    assert sum(sizes[1:]) == 11
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+    assert parts(torch.zeros(0, 2, 8, 8, requires_grad=True)).shape == (0, 3)

@@ -30,6 +30,8 @@ __all__ = ["Differentiable"]
 _WHERE = "onnxruntime gradient"
 _ODD = 11
 """Batch sizes are tried from here on: those of an example that are small are sizes of kernels, too."""
+_IN_CACHE = 5 << 20
+"""Bytes kept for the way back of as many samples as go there and back at a time; with more, memory sets the pace."""
 _FAITHFUL_DB = 60.0
 """Agreement with the eager gradient: an element of a ReLU that rounds to the other side of zero costs this much."""
 
@@ -63,14 +65,26 @@ class Differentiable:
         )
         self._inputs, self._outputs, self._saved = graphs.inputs, graphs.outputs, graphs.saved
         self._cotangents, self._asked = graphs.cotangents, [entry.name for entry in self._backward.get_inputs()]
+        self._at_a_time: int | None = None
         _check(self, folded, example)
+        self._at_a_time = self._samples_at_a_time(example)
+
+    def _samples_at_a_time(self, example: tuple[Tensor, ...]) -> int | None:
+        """How many samples the caches hold; None where outputs are not of one sample each."""
+        outputs, kept = self.forward(example)
+        if any(y.ndim == 0 or len(y) != len(example[0]) for y in outputs):
+            return None
+        return max(len(example[0]) * _IN_CACHE // max(sum(array.nbytes for array in kept.values()), 1), 1)
 
     def __call__(self, *inputs: Tensor) -> Outputs:
         """Outputs of a batch of any size, with a graph where an input asks for one."""
         if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-            return unflatten(_Through.apply(self, *inputs), self._layout)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        found = fetch(self._plain, self._outputs, feed(self._inputs, inputs))
-        return unflatten([torch.from_numpy(array) for array in found], self._layout)
+            parts = zip(*(torch.split(x, self._at_a_time or len(x)) for x in inputs), strict=True)
+            found = [_Through.apply(self, *part) for part in parts]  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            joined = found[0] if len(found) == 1 else [torch.cat(outputs) for outputs in zip(*found, strict=True)]
+            return unflatten(joined, self._layout)
+        arrays = fetch(self._plain, self._outputs, feed(self._inputs, inputs))
+        return unflatten([torch.from_numpy(array) for array in arrays], self._layout)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], dict[str, np.ndarray]]:
         """Outputs, and what the way back needs."""

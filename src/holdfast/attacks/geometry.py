@@ -153,8 +153,7 @@ class Ball:
         """Smallest and largest value of ``x``; not asked where the answer would be waited for."""
         if self.x.device.type != "cpu" or not self.x.numel():
             return None
-        lowest, highest = map(float, torch.aminmax(self.x))
-        return lowest, highest
+        return float(self.x.amin()), float(self.x.amax())  # two passes are faster than torch's single one
 
     @property
     def _range_around_x(self) -> tuple[float, float] | None:

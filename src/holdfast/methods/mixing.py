@@ -60,7 +60,7 @@ def _mixed_losses(term: Term, order: Tensor, lam: float) -> Callable[[tuple[Outp
     """Outputs go to where their partner's target stands, and the losses come back."""
 
     def loss(outputs: tuple[Outputs, ...]) -> Tensor:
-        back = order.argsort()
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         own, swapped = term.loss(outputs), term.loss(tuple(_samples(out, back) for out in outputs))
         return torch.lerp(_taken(swapped, order) if swapped.ndim else swapped, own, lam)
 

@@ -33,16 +33,23 @@ def differentiate(weighted: _Weighted) -> Tensor:
     Args:
         weighted: of `losses`.
     """
-    reached, shares, values = [], [], []
+    reached, shares, value = [], [], None
     for loss, weight in weighted:
-        values.append((loss.detach(), weight))
+        share = torch.full_like(loss, weight / max(loss.numel(), 1))
         if loss.requires_grad:
             reached.append(loss)
-            shares.append(torch.full_like(loss, weight / max(loss.numel(), 1)))
-    if not reached:
+            shares.append(share)
+        part = _summed(loss.detach(), share, weight)
+        value = part if value is None else value + part
+    if not reached or value is None:
         raise InputError("the loss depends on no weight that is trained", where="objective")
     torch.autograd.backward(reached, shares)
-    return total(values)
+    return value
+
+
+def _summed(loss: Tensor, share: Tensor, weight: float) -> Tensor:
+    """The weighted mean, in a single operation where that would not add halves."""
+    return torch.dot(loss, share) if loss.ndim == 1 and loss.itemsize > 2 else weight * loss.mean()
 
 
 def losses(terms: Sequence[Term], forward: Callable[..., Outputs]) -> _Weighted:

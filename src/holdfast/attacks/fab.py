@@ -96,13 +96,12 @@ class FAB:
         delta, slope = ball.scaled(z), ball.radius * gradient
         ahead = (slope * delta).flatten(1).sum(1)
         falls, rises = ball.room
-        down, up = torch.cat([falls + delta, falls]), torch.cat([rises - delta, rises])
-        gaps = torch.cat([-value, ahead - value])
-        near, far = nearest_on(torch.cat([slope, slope]), gaps, down, up, ball.norm).chunk(2)
+        near = nearest_on(slope, -value, falls + delta, rises - delta, ball.norm)
+        far = nearest_on(slope, ahead - value, falls, rises, ball.norm)
         lengths = [per_sample_length(step, ball.norm).clamp(min=SMALLEST) for step in (near, far)]
         pull = by_sample((lengths[0] / (lengths[0] + lengths[1])).clamp(max=self.alpha_max), z)
-        delta = (1 - pull) * (delta + self.eta * near) + pull * self.eta * far
-        return (ball.x + ball.radius * delta).clamp(*ball.range).to(z.dtype)
+        delta = near.mul_(self.eta).add_(delta).mul_(1 - pull).add_(far.mul_(pull * self.eta))
+        return (ball.x + delta.mul_(ball.radius)).clamp_(*ball.range).to(z.dtype)
 
     def _noted(self, ball: Ball, z: Tensor, state: State, wrong: Tensor) -> State:
         """The nearest misclassified point so far; from one that is, the way leads back."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from holdfast.attacks.samples import Norm, by_sample
+from holdfast.attacks.samples import Norm
 
 __all__ = ["nearest_on"]
 
 FAR, SLOWEST, ALL = 1e6, 1e-12, 1e30
 ASKED, STEPS = ("cpu",), 48
 """Devices on which it costs nothing to ask whether all samples are done; elsewhere so many steps are made unasked."""
+_IN_CACHE = 1 << 16
+"""Numbers of one tensor at a time on a CPU: with all that are needed beside it, they stay in the L2 cache."""
 
 
 def nearest_on(slope: Tensor, gap: Tensor, down: Tensor, up: Tensor, norm: Norm) -> Tensor:
@@ -31,19 +33,29 @@ def nearest_on(slope: Tensor, gap: Tensor, down: Tensor, up: Tensor, norm: Norm)
         As ``slope``; of half precision, in single.
     """
     wide = torch.promote_types(slope.dtype, torch.float32)  # FAR and ALL are beyond a half
-    slope, gap, down, up = (values.to(wide) for values in (slope, gap, down, up))
-    direction = slope.sign() * by_sample(gap.sign(), slope)
+    whole = [values.to(wide).flatten(1) for values in (slope, gap[:, None], down, up)]
+    rows = max(_IN_CACHE // max(whole[0].shape[1], 1), 1) if slope.device.type == "cpu" else max(len(slope), 1)
+    parts = zip(*(torch.split(values, rows) for values in whole), strict=True)
+    found = [_nearest(a, b, c, d, norm) for a, b, c, d in parts]
+    return (found[0] if len(found) == 1 else torch.cat(found)).view_as(slope)
+
+
+def _nearest(slope: Tensor, gap: Tensor, down: Tensor, up: Tensor, norm: Norm) -> Tensor:
+    """The same of vectors (B, n), with a gap (B, 1); in place wherever nobody sees it, as new memory costs most."""
+    direction = slope.sign().mul_(gap.sign())
     # The larger of the two is the one it moves to; masks are several times slower.
-    room = torch.maximum(up.clamp(max=FAR) * direction, down.clamp(max=FAR) * -direction).clamp_(min=0.0).flatten(1)
-    weight = slope.abs().flatten(1)
-    largest = weight.amax(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
-    weight, need = weight / largest, gap.abs()[:, None] / largest
+    fall = down.clamp(max=FAR).mul_(direction).neg_()
+    room = up.clamp(max=FAR).mul_(direction)
+    room = torch.maximum(room, fall, out=room).clamp_(min=0.0)
+    weight = torch.abs(slope, out=fall)
+    largest = weight.amax(1, keepdim=True).clamp_(min=torch.finfo(weight.dtype).tiny)
+    weight, need = weight.div_(largest), gap.abs() / largest
     if norm == "linf":
-        moved = room.minimum(_closing(weight, weight * room, room, need))
+        moved = torch.minimum(room, _closing(weight, weight * room, room, need), out=room)
     else:
         breaks = room / weight.clamp(min=SLOWEST)
         moved = room.minimum(weight * _closing(weight * weight, weight * room, breaks, need))
-    return direction * moved.view_as(slope)
+    return direction.mul_(moved)
 
 
 def _closing(rate: Tensor, gain: Tensor, breaks: Tensor, need: Tensor) -> Tensor:

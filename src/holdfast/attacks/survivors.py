@@ -22,7 +22,7 @@ State: TypeAlias = dict[str, Tensor]
 
 CPU_STEPS, DEVICE_STEPS = 1, 8
 """Looks between two departures. A count of survivors waits for the device, so it is taken rarely there."""
-ROOM = 1 << 17
+ROOM = 1 << 18
 """Numbers that runs side by side may add up to: in small batches most of the time of a step is not arithmetic."""
 
 

@@ -4,10 +4,10 @@ python benchmarks/attack_speed/survivors.py pgd EPS STEPS [rounds] >> benchmarks
 python benchmarks/attack_speed/survivors.py ensemble CONTENDER [samples] [MODEL] >> .../rows.jsonl
 python benchmarks/attack_speed/survivors.py report < .../rows.jsonl > .../survivors.txt
 
-MNIST and a network trained on FGSM: MODEL is small, wide, wider (of 0.4, 1.3 and 1.9 MMAC), fcn or linear; or resnet20,
-that of somebody else on CIFAR-10. CPU time of one thread. PGD's contenders are interleaved, those of the ensemble are one
-a process: holdfast, ort (holdfast with ONNX Runtime as its engine), original (`pip install pyautoattack`), torchattacks.
-Needs HOLDFAST_DATA.
+MNIST and a network trained on FGSM: MODEL is small, wide, wider (of 0.4, 1.3 and 1.9 MMAC), fcn or linear; or it is
+resnet20, that of somebody else on CIFAR-10. CPU time of one thread. PGD's contenders are interleaved, those of the
+ensemble are one a process: holdfast, ort (holdfast with ONNX Runtime as its engine), original (`pip install
+pyautoattack`), torchattacks. Needs HOLDFAST_DATA.
 """
 
 from __future__ import annotations

@@ -87,8 +87,8 @@ class Aim:
     def _confirmed(self, z: Tensor, broken: Tensor) -> Tensor:
         """What the engine calls broken, if the model agrees."""
         assert self.failed is not None
-        rows = broken.nonzero().squeeze(1)
-        if len(rows):
+        if bool(broken.any()):
+            rows = broken.nonzero().squeeze(1)
             part = replace(self.take(rows), engine=None)
             broken[rows] = self.failed(part.outputs(z.detach()[rows]), part.batch)
         return broken

@@ -72,7 +72,6 @@ class Aim:
         """What the attack raises, from outputs, (B,)."""
         return self.raised(self, outputs)
 
-    @torch.no_grad()
     def broken(self, z: Tensor, outputs: Outputs, *, among: Tensor | None = None) -> Tensor | None:
         """Which samples ``z`` breaks, bool (B,), by its outputs; None where that does not count.
 
@@ -80,9 +79,10 @@ class Aim:
         """
         if self.failed is None:
             return None
-        broken = self.failed(outputs, self.batch)
-        broken = broken if among is None else broken & among
-        return broken if self.engine is None else self._confirmed(z, broken)
+        with torch.no_grad():
+            broken = self.failed(outputs, self.batch)
+            broken = broken if among is None else broken & among
+            return broken if self.engine is None else self._confirmed(z, broken)
 
     def _confirmed(self, z: Tensor, broken: Tensor) -> Tensor:
         """What the engine calls broken, if the model agrees."""

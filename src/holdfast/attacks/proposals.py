@@ -39,7 +39,7 @@ class Draws:
         self._channels = (*x.shape[1:-2], *([1] * min(x.ndim - 1, 2)))
         places = torch.empty(queries, 5, device=generator.device)  # in half precision a draw may round to 1
         self._places: list[list[float]] = places.uniform_(generator=generator).tolist()
-        self._signs = self._sign(queries, *self._channels)
+        self._signs = self._sign(queries, 1, *self._channels).unbind()
 
     def window(self, query: int, side: int, *, which: int = 0) -> Window:
         """Where a proposal acts, inside the image."""
@@ -50,7 +50,7 @@ class Draws:
 
     def signs(self, query: int) -> Tensor:
         """+-1 for each channel of a proposal, (1, C, 1, 1)."""
-        return self._signs[query][None]
+        return self._signs[query]
 
     def turned(self, query: int) -> bool:
         """Whether a proposal's bump is transposed."""
@@ -82,6 +82,8 @@ class Draws:
 
 def cut(tensor: Tensor, window: Window) -> Tensor:
     """The window of a tensor (B, ..., H, W) or (B, n), a view; dimensions of size 1 stay as they are."""
+    if tensor.ndim > 2 and 1 not in tensor.shape[-2:]:
+        return tensor[(..., *window)]
     for dim, place in zip((-2, -1), window, strict=True):
         if tensor.ndim > -dim and tensor.shape[dim] > 1:
             tensor = tensor.narrow(dim, place.start, place.stop - place.start) if place != slice(None) else tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -64,10 +65,9 @@ class Square:
         z = draws.stripes() if self.norm == "linf" else draws.bumps()
         value, broken = live.look(z)
         state = live.leave(z, broken, {"z": z, "value": value})
-        for query in range(self.queries):
+        for query, side in enumerate(_sides(draws.size, self.share, self.queries)):
             if not len(live):
                 break
-            side = _side(draws.size, self.share, query)
             window, old = propose(live.ball, state["z"], draws, query, side)
             value, broken = live.look(state["z"])
             state = live.leave(state["z"], broken, {**state, "old": old, "new_value": value})
@@ -80,10 +80,11 @@ class Square:
         return self.queries + 1.0, 0.0
 
 
-def _side(size: tuple[int, int], share: float, query: int) -> int:
-    """Side of the window: the root of the elements that are to be changed."""
-    now = share / 2 ** sum(query > mark for mark in HALVINGS)
-    return max(round(math.sqrt(now * size[0] * size[1])), 1)
+def _sides(size: tuple[int, int], share: float, queries: int) -> list[int]:
+    """Side of the window at each query: the root of the elements that are to be changed."""
+    changed = size[0] * size[1] * share
+    by_halvings = [max(round(math.sqrt(changed / 2**k)), 1) for k in range(len(HALVINGS) + 1)]
+    return [by_halvings[bisect_left(HALVINGS, query)] for query in range(queries)]
 
 
 def _accepted(state: State, window: Window) -> State:

@@ -107,13 +107,13 @@ class Survivors:
 
         Where a count waits for the device, broken samples are only marked and go together after some looks.
         """
-        return state if broken is None else self._marked(z, broken, state)
+        if broken is None:
+            return state
+        self._looks += 1
+        return state if self._wait == 1 and not bool(broken.any()) else self._marked(z, broken, state)
 
     @torch.no_grad()
     def _marked(self, z: Tensor, broken: Tensor, state: State) -> State:
-        self._looks += 1
-        if self._wait == 1 and not bool(broken.any()):
-            return state
         z, broken = self._of_one_run(z, broken)
         if self._wait == 1:
             self.found[self.rows[broken]] = z[broken].to(self.found.dtype)

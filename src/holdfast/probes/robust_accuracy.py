@@ -22,7 +22,7 @@ __all__ = ["RobustAccuracy"]
 SURVIVED, CLEAN = -2, -1
 Engine: TypeAlias = Callable[[Any, Batch], Outputs]
 WORTH = 1_000_000
-"""Forwards of a sample from which a translation, which takes some seconds, is worth it even for a tiny model."""
+"""Forwards of a sample from which a translation is worth its seconds for a small convolutional network."""
 BLIND_SHARE = 0.01
 """Share of samples that an attack without gradients may add before those with gradients are doubted."""
 

@@ -229,3 +229,12 @@ def test_inputs_in_half_precision(name, norm, dtype):
     assert adv.dtype == dtype
     assert bool((adv >= 0).all() & (adv <= 1).all())
     assert (net(adv.double()).argmax(1) != y).any()
+
+
+def test_a_run_that_ended_in_nan_takes_nothing_from_the_others():
+    x = torch.rand(2, 3, dtype=torch.float64)
+    live = Survivors(aim_of(classifier(), torch.arange(2)), Ball.around(x, eps=1, norm="linf", leaf=Leaf()))
+    live.aim_at(torch.tensor([[2, 3], [2, 3]]))
+    z = torch.arange(4.0, dtype=torch.float64)[:, None].expand(4, 3)
+    live.offer(z, torch.tensor([torch.nan, 1.0, 2.0, torch.nan]))
+    assert live.found[:, 0].tolist() == [2.0, 1.0]

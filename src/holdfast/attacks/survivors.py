@@ -127,7 +127,8 @@ class Survivors:
         """The points of each survivor's run of the highest value (the first of several), and their values, (n,)."""
         if self._runs == 1:
             return z, value
-        run = value.view(self._runs, len(self)).to(torch.promote_types(value.dtype, torch.uint8)).argmax(0)
+        of_each = torch.where(value.isnan(), -torch.inf, value).view(self._runs, len(self))  # NaN is nobody's best
+        run = of_each.argmax(0)
         chosen = run * len(self) + torch.arange(len(self), device=run.device)
         return z[chosen], value[chosen]
 

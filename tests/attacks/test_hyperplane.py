@@ -47,3 +47,23 @@ def test_steps_that_are_not_asked_for_end_where_the_others_do(norm, monkeypatch)
     asked = nearest_on(slope, 100 * gap, room, 1 - room, norm)
     monkeypatch.setattr(hyperplane, "ASKED", ())
     torch.testing.assert_close(nearest_on(slope, 100 * gap, room, 1 - room, norm), asked)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_single_precision_beside_elements_without_walls(norm):
+    g = torch.Generator().manual_seed(1)
+    slope, gap = torch.randn(6, 400, generator=g), torch.randn(6, generator=g)
+    room = torch.rand(6, 400, generator=g).where(torch.rand(6, 400, generator=g) < 0.5, torch.inf)
+    found = nearest_on(slope, gap, room, room, norm)
+    expected = nearest_on(slope.double(), gap.double(), room.double(), room.double(), norm)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pieces_are_the_whole(norm, monkeypatch):
+    g = torch.Generator().manual_seed(2)
+    slope, gap, room = torch.randn(7, 3, 5, generator=g), torch.randn(7, generator=g), torch.rand(7, 3, 5, generator=g)
+    whole = nearest_on(slope, gap, room, room, norm)
+    monkeypatch.setattr(hyperplane, "_IN_CACHE", 31)
+    assert torch.equal(nearest_on(slope, gap, room, room, norm), whole)
+    assert nearest_on(slope[:0], gap[:0], room[:0], room[:0], norm).shape == (0, 3, 5)

@@ -291,29 +291,6 @@ def test_one_step_in_other_precisions(dtype, norm):
     assert not torch.equal(adv, x)
 
 
-def test_an_attack_that_says_it_only_reads_is_given_no_copy_and_held_to_it():
-    @dataclass(frozen=True)
-    class Reads(Unruly):
-        only_reads = True
-
-        def craft(self, loss, x, ball, generator):
-            given.append(x.data_ptr())
-            return x
-
-    given = []
-    x = images()
-    adv = perturb(Reads(), lambda z: z.sum((1, 2, 3)), x, Leaf(), generator())
-    assert given == [x.data_ptr()]
-    assert torch.equal(adv, x)
-    assert adv.data_ptr() != x.data_ptr()
-
-    class Writes(Unruly):
-        only_reads = True
-
-    with pytest.raises(InputError, match=r"Writes wrote to its input.*only_reads"):
-        perturb(Writes(), lambda z: z.sum((1, 2, 3)), images(), Leaf(), generator())
-
-
 def test_tensors_of_inference_mode_are_attacked_like_others():
     with torch.inference_mode():
         x = images()

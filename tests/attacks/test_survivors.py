@@ -8,6 +8,7 @@ from small_classifier import aim_of, classifier, samples
 
 from holdfast.attacks import survivors
 from holdfast.attacks.pgd import PGD
+from holdfast.attacks.samples import per_sample_length
 from holdfast.attacks.seal import Ball, perturb
 from holdfast.attacks.survivors import Survivors
 from holdfast.core.discover import build, names
@@ -167,7 +168,7 @@ def test_runs_side_by_side_are_runs_in_turns(name, norm, monkeypatch):
     x, y = samples(net, n=10)
     attack = short(name, norm=norm, eps=4.0 if norm == "linf" else 12.0)
     found, verdicts, calls = [], [], []
-    for room in (survivors.ROOM, 2 * x.numel(), 1):  # three at once, two and one, one after the other
+    for room in (survivors.ROOM, 2 * (x.numel() + 20), 1):  # three at once, two and one, one after the other
         monkeypatch.setattr(survivors, "ROOM", room)
         found.append(attacked(attack, aim_of(net, y, leave=False), x))
         counted = []
@@ -209,12 +210,16 @@ def test_a_sample_that_one_of_its_runs_breaks_leaves_all_of_them():
 
 
 def test_large_batches_run_one_after_the_other():
-    def abreast(n):
+    def abreast(n, **batch):
         x = torch.zeros(n, 3, 32, 32)
-        return Survivors(lambda z: z, Ball.around(x, eps=1, norm="linf", leaf=Leaf())).abreast
+        aim = replace(aim_of(classifier(), torch.zeros(n).long()), batch=batch)
+        return Survivors(aim, Ball.around(x, eps=1, norm="linf", leaf=Leaf())).abreast
 
     assert abreast(4) == 21
     assert abreast(64) == 1
+    assert abreast(4, other=torch.zeros(4, 3 * 32 * 32)) == 10  # what goes through the model beside it counts, too
+    assert abreast(4, weights=torch.ones(10)) == 1  # not of samples: cannot be repeated for them
+    assert abreast(4, scale=torch.tensor(1.0)) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -225,8 +230,11 @@ def test_inputs_in_half_precision(name, norm, dtype):
     x, y = samples(net, n=10)
     aim = aim_of(lambda z: net(z.double()), y)
     half = x.to(dtype)
-    adv = attacked(short(name, norm=norm, eps=8.0 if norm == "linf" else 24.0), aim, half)
+    eps = 8.0 if norm == "linf" else 24.0
+    adv = attacked(short(name, norm=norm, eps=eps), aim, half)
     assert adv.dtype == dtype
+    length = per_sample_length(255 * (adv.double() - half.double()), norm)
+    assert (length <= eps * (1.0 if norm == "linf" else 1.05)).all()  # in half precision L2 rounds each element
     assert bool((adv >= 0).all() & (adv <= 1).all())
     assert (net(adv.double()).argmax(1) != y).any()
 

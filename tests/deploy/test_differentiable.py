@@ -193,3 +193,19 @@ def test_a_large_batch_goes_in_parts_that_the_caches_hold(monkeypatch):
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
     assert parts(torch.zeros(0, 2, 8, 8, requires_grad=True)).shape == (0, 3)
+
+
+def test_samples_that_depend_on_each_other_stay_together(monkeypatch):
+    class Centred(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.Linear(12, 3)
+
+        def forward(self, x):
+            y = self.inner(x).tanh()
+            return y - y.mean(0, keepdim=True)
+
+    monkeypatch.setattr(differentiable, "_IN_CACHE", 256)
+    net = Centred().eval()
+    x = torch.randn(40, 12, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    torch.testing.assert_close(Differentiable(net, (x[:3].detach(),))(x), net(x), atol=1e-5, rtol=1e-4)

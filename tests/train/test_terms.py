@@ -74,3 +74,8 @@ def test_a_changed_term_is_the_same_but_for_what_was_asked():
     assert (before.name, before.weight) == ("clean", 0.5)
     with pytest.raises(TypeError, match="nothing"):
         before.changed(nothing=1)
+
+
+def test_the_loss_of_nobody_is_no_number():
+    weight = torch.ones((), requires_grad=True)
+    assert differentiate([(weight * torch.zeros(0), 1.0), (weight * torch.ones(2), 1.0)]).isnan()

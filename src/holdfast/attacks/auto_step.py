@@ -27,7 +27,7 @@ def auto_step(live: Survivors, start: Tensor, *, steps: int, rho: float) -> None
 
     Args:
         live: the samples, with what is raised.
-        start: where to begin, one point per survivor.
+        start: where to begin, one point per survivor and run.
         steps: gradient steps.
         rho: share of steps that have to raise the loss.
 

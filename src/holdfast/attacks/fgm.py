@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Generator, Tensor
 
@@ -31,8 +31,6 @@ class FGM:
     eps: Budget = 1.0
     scope: Literal["sample", "batch"] = "sample"
     norm: Norm = field(default="l2", init=False)
-
-    only_reads: ClassVar[bool] = True
 
     def craft(self, loss: Callable[[Tensor], Tensor], x: Tensor, ball: Ball, generator: Generator) -> Tensor:
         """One step of the length of the budget."""

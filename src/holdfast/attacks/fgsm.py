@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Generator, Tensor
 
@@ -31,11 +30,9 @@ class FGSM:
     eps: Budget = 0.5
     norm: Norm = "linf"
 
-    only_reads: ClassVar[bool] = True
-
     def craft(self, loss: Callable[[Tensor], Tensor], x: Tensor, ball: Ball, generator: Generator) -> Tensor:
         """One step of the size of the budget."""
-        return ball.peak(input_gradient(loss, x))
+        return ball.peak(input_gradient(loss, x), spare=x)
 
     def passes(self) -> tuple[float, float]:
         """One forward and one backward to the input, which costs about half of a full backward."""

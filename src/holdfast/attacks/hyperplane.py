@@ -68,11 +68,11 @@ def _closing(rate: Tensor, gain: Tensor, breaks: Tensor, need: Tensor) -> Tensor
     it is not asked, what ``STEPS`` have not closed stays open.
     """
     scale, moving = torch.zeros_like(need), torch.empty_like(rate)  # a mask in floats is several times faster
-    whole = gain.sum(1, keepdim=True)
     asked = scale.device.type in ASKED
-    for _ in range(len(breaks[0]) + 1 if asked else STEPS):  # each step leaves a piece behind
+    for _ in range(breaks.shape[1] + 1 if asked else STEPS):  # each step leaves a piece behind
         slope = torch.linalg.vecdot(rate, torch.gt(breaks, scale, out=moving))[:, None]
-        closed = whole - torch.linalg.vecdot(gain, moving)[:, None]
+        # Not the sum of all gains less those of the moving: beside unbounded room it would lose what is closed.
+        closed = torch.linalg.vecdot(gain, moving.neg_().add_(1.0))[:, None]
         further = torch.where(slope > 0, (need - closed) / slope, ALL)
         if asked and not bool((further > scale).any()):
             break

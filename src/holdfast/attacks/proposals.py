@@ -37,7 +37,8 @@ class Draws:
         self.size = (int(x.shape[-2]) if x.ndim > 2 else 1, int(x.shape[-1]))
         self._ball, self._generator = ball, generator
         self._channels = (*x.shape[1:-2], *([1] * min(x.ndim - 1, 2)))
-        places = torch.empty(queries, 5, device=generator.device)  # in half precision a draw may round to 1
+        # In single precision: a half may round to 1.
+        places = torch.empty(queries, 5, device=generator.device, dtype=torch.float32)
         self._places: list[list[float]] = places.uniform_(generator=generator).tolist()
         self._signs = self._sign(queries, 1, *self._channels).unbind()
 

@@ -86,24 +86,12 @@ def _craft(
 ) -> Tensor:  # fmt: skip
     watched = loss if report is None else _watch(loss, report)
     with torch.enable_grad(), nullcontext() if model is None else crafting(model, bn_during_attack):
-        given, version = _given(attack, ball.x)
-        crafted = attack.craft(watched, given, ball, generator)
-    if version is not None and given._version != version:
-        raise InputError(
-            f"{type(attack).__name__} wrote to its input", where="attack", fix="remove `only_reads` from it"
-        )
+        crafted = attack.craft(watched, ball.x.clone(), ball, generator)
     if ball.vouches_for(crafted):
         return crafted
     with torch.no_grad():
         # A gradient that overflowed must not cost the promise; the report and the loss show it.
         return ball.project(crafted.detach().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
-
-
-def _given(attack: Attack, x: Tensor) -> tuple[Tensor, int | None]:
-    """What an attack works on: a copy, or ``x`` itself, with its version, where the attack promises not to write."""
-    if getattr(attack, "only_reads", False) and not x.is_inference():
-        return x, x._version
-    return x.clone(), None
 
 
 def _budget_of(eps: Any, path: str) -> Any:

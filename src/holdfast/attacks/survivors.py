@@ -8,11 +8,13 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from holdfast.attacks.aim import Aim
 from holdfast.attacks.geometry import Ball
 from holdfast.attacks.samples import by_sample
 from holdfast.attacks.seal import gradient_of
+from holdfast.core.contracts import Batch
 from holdfast.core.errors import InputError
 
 __all__ = ["State", "Survivors"]
@@ -23,7 +25,8 @@ State: TypeAlias = dict[str, Tensor]
 CPU_STEPS, DEVICE_STEPS = 1, 8
 """Looks between two departures. A count of survivors waits for the device, so it is taken rarely there."""
 ROOM = 1 << 18
-"""Numbers that runs side by side may add up to: in small batches most of the time of a step is not arithmetic."""
+"""Numbers, of what is attacked and of its batch, that runs side by side may add up to: in small batches little of a
+step's time is arithmetic."""
 
 
 class Survivors:
@@ -52,6 +55,7 @@ class Survivors:
         self._value = torch.full((len(ball.x),), -torch.inf, device=ball.x.device)
         self._wait = wait or (CPU_STEPS if ball.x.device.type == "cpu" else DEVICE_STEPS)
         self._looks, self._broken, self._runs = 0, torch.zeros_like(self.rows, dtype=torch.bool), 1
+        self._room = _numbers_of_samples(self.aim.batch, ball.x)
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -69,14 +73,14 @@ class Survivors:
 
     @property
     def abreast(self) -> int:
-        """How many runs fit side by side; it does not depend on who has left."""
-        return max(ROOM // max(self._whole.x.numel(), 1), 1)
+        """How many runs fit side by side, 1 where the batch is not of samples alone; whoever has left."""
+        return 1 if self._room is None else max(ROOM // max(self._room, 1), 1)
 
     def aim_at(self, targets: Tensor) -> None:
         """Begin a run towards each class of ``targets``, int64 (B, runs), side by side until `end_run`.
 
         From here on aim, ball, points, values and state have ``runs * n`` entries: the survivors once for each run. A
-        sample that one of them breaks leaves all of them.
+        sample that one of them breaks leaves all of them. Normalisation in training mode sees all runs.
         """
         own = self.among(targets)
         if own.shape[1] > 1:
@@ -85,7 +89,7 @@ class Survivors:
         self.aim = replace(self.aim, targets=own.T.flatten())
 
     def climb(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Value (n,) or (), its gradient with respect to ``z``, and which samples ``z`` breaks, from one forward.
+        """Value by entry or (), its gradient with respect to ``z``, and which ones ``z`` breaks, from one forward.
 
         Raises:
             NoEffectError: the value does not depend on ``z``.
@@ -98,7 +102,7 @@ class Survivors:
 
     @torch.no_grad()
     def look(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Value (n,) at ``z`` and which samples it breaks, from one forward without a gradient."""
+        """Value by entry at ``z`` and which ones it breaks, from one forward without a gradient."""
         outputs = self.aim.outputs(z)
         return self.aim.value(outputs), self.aim.broken(z, outputs)
 
@@ -154,7 +158,8 @@ class Survivors:
         self._value[self.rows] = torch.where(better, value.to(self._value), self._value[self.rows])
 
     def settle(self, z: Tensor) -> None:
-        """Keep the points ``z`` of the survivors, whatever their value."""
+        """Keep the points ``z`` of the survivors, of one run, whatever their value."""
+        assert self._runs == 1
         if self._found is None and len(self) == len(self._whole.x):
             self._found = z
         else:
@@ -167,6 +172,14 @@ class Survivors:
         if self._runs > 1:
             once = torch.arange(len(self), device=self.rows.device)
             self.aim, self.ball, self._runs = self.aim.take(once), self.ball.take(once), 1
+
+
+def _numbers_of_samples(batch: Batch, x: Tensor) -> int | None:
+    """How many numbers ``x`` and its batch are; None where a tensor of the batch has not one entry for each sample."""
+    tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+    if any(tensor.ndim == 0 or len(tensor) != len(x) for tensor in tensors):
+        return None
+    return x.numel() + sum(tensor.numel() for tensor in tensors)
 
 
 def _plain(loss: Callable[[Tensor], Tensor]) -> Aim:

@@ -377,8 +377,7 @@ class RunningAverage(Protocol):
 class Attack(Protocol):
     """The inner step of an attack, wrapped by `holdfast.attacks.seal.perturb`, which owns every promise.
 
-    A frozen dataclass of hyper-parameters; ``eps`` is counted in units of the leaf. `craft` may write to the ``x`` that
-    it is given, a copy. One that never does may say so by ``only_reads: ClassVar[bool] = True``: it saves the copy.
+    A frozen dataclass of hyper-parameters; ``eps`` is counted in units of the leaf.
     """
 
     @property

@@ -31,7 +31,7 @@ _WHERE = "onnxruntime gradient"
 _ODD = 11
 """Batch sizes are tried from here on: those of an example that are small are sizes of kernels, too."""
 _IN_CACHE = 5 << 20
-"""Bytes kept for the way back of as many samples as go there and back at a time; with more, memory sets the pace."""
+"""Bytes kept for the way back of as many samples as go each way at a time; with more, memory sets the pace."""
 _FAITHFUL_DB = 60.0
 """Agreement with the eager gradient: an element of a ReLU that rounds to the other side of zero costs this much."""
 
@@ -70,11 +70,16 @@ class Differentiable:
         self._at_a_time = self._samples_at_a_time(example)
 
     def _samples_at_a_time(self, example: tuple[Tensor, ...]) -> int | None:
-        """How many samples the caches hold; None where outputs are not of one sample each."""
+        """How many samples the caches hold; None where outputs are not of one sample each and of nothing else."""
+        count = len(example[0])
         outputs, kept = self.forward(example)
-        if any(y.ndim == 0 or len(y) != len(example[0]) for y in outputs):
+        alone = [self.forward([x[i : i + 1] for x in example])[0] for i in range(count)]
+        if any(y.ndim == 0 or len(y) != count for y in outputs):
             return None
-        return max(len(example[0]) * _IN_CACHE // max(sum(array.nbytes for array in kept.values()), 1), 1)
+        apart = [torch.cat(parts) for parts in zip(*alone, strict=True)]
+        if agreement_db(outputs, apart) < _FAITHFUL_DB:
+            return None  # samples depend on each other
+        return max(count * _IN_CACHE // max(sum(array.nbytes for array in kept.values()), 1), 1)
 
     def __call__(self, *inputs: Tensor) -> Outputs:
         """Outputs of a batch of any size, with a graph where an input asks for one."""

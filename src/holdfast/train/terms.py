@@ -49,7 +49,8 @@ def differentiate(weighted: _Weighted) -> Tensor:
 
 def _summed(loss: Tensor, share: Tensor, weight: float) -> Tensor:
     """The weighted mean, in a single operation where that would not add halves."""
-    return torch.dot(loss, share) if loss.ndim == 1 and loss.itemsize > 2 else weight * loss.mean()
+    alike = loss.ndim == 1 and loss.numel() and loss.is_floating_point() and loss.itemsize > 2
+    return torch.dot(loss, share) if alike else weight * loss.mean()
 
 
 def losses(terms: Sequence[Term], forward: Callable[..., Outputs]) -> _Weighted:

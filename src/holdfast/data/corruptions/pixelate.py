@@ -58,7 +58,7 @@ class Pixelate:
 def _shrunk(image: Tensor, width: int, height: int) -> Bytes:
     """Bytes (B, C, H, W) shrunk as Pillow's ``BOX`` does it."""
     columns, rows = _pairs(image.shape[-1], width), _pairs(image.shape[-2], height)
-    # Pillow rounds after each direction, and begins with the other one in images more than twice as high as wide.
+    # Pillow rounds after each direction, and 13 begins with the other one in images more than twice as high as wide.
     tall = image.shape[-2] > 1.5 * image.shape[-1]
     if columns is None or rows is None or tall:
         return picture_by_picture(image, lambda picture: picture.resize((width, height), BOX)).cpu().numpy()

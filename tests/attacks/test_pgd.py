@@ -3,6 +3,7 @@ from __future__ import annotations
 import attack_twins
 import pytest
 import torch
+from small_classifier import aim_of, classifier, samples
 from torch import nn
 
 from holdfast.attacks.pgd import PGD
@@ -33,6 +34,16 @@ def test_equals_the_twin_over_several_steps(norm, random_start):
     start = Ball.around(x, eps=eps, norm=norm, leaf=Leaf()).start(generator()) if random_start else x
     expected = attack_twins.pgd(loss, x, start, eps / 255, alpha / 255, 4, norm)
     torch.testing.assert_close(adv, expected, atol=5e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("random_start", [True, False])
+def test_a_plain_loss_ends_where_an_aim_does_that_lets_nobody_go(norm, random_start):
+    net = classifier(2)
+    x, y = samples(net)
+    attack = PGD(eps=6.0 if norm == "linf" else 20.0, norm=norm, steps=5, random_start=random_start)
+    plain = perturb(attack, lambda z: nn.functional.cross_entropy(net(z), y, reduction="none"), x, Leaf(), generator())
+    assert torch.equal(perturb(attack, aim_of(net, y, leave=False), x, Leaf(), generator()), plain)
 
 
 def test_default_step_is_two_and_a_half_budgets_over_the_steps():

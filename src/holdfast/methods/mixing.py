@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Generator, Tensor
@@ -17,6 +17,9 @@ from holdfast.methods.rewriting import chosen_leaves
 
 __all__ = ["blend", "mix_leaves", "mixed_term", "on_host", "partners", "samples_of", "single_view"]
 
+Mix: TypeAlias = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+"""``(x, partners_of) -> mixed``; ``partners_of`` puts ``x``, or a part of it, in the order of the partners."""
+
 
 def on_host(generator: Generator) -> Random:
     """Draws of single numbers, from the generator's seed: the host knows them without waiting for a device."""
@@ -28,15 +31,15 @@ def partners(n: int, generator: Generator) -> Tensor:
     return torch.randperm(n, generator=generator, device=generator.device)
 
 
-def blend(lam: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """``(x, partner) -> lam x + (1 - lam) partner``, exact at both ends."""
-    return lambda x, partner: torch.lerp(partner, x, lam)
+def blend(lam: float) -> Mix:
+    """``lam x + (1 - lam) x[order]``, exact at both ends."""
+    return lambda x, partners_of: torch.lerp(partners_of(x), x, lam)
 
 
-def mix_leaves(step: Step, view: Batch, order: Tensor, mix: Callable[[Tensor, Tensor], Tensor]) -> Batch:
-    """The view with each perturbable leaf ``x`` replaced by ``mix(x, x[order])``."""
+def mix_leaves(step: Step, view: Batch, order: Tensor, mix: Mix) -> Batch:
+    """The view with each perturbable leaf mixed with its partners'."""
     values = step.task.space.values(view)
-    return step.task.space.replace(view, {path: mix(x, _taken(x, order)) for path, x in values.items()})
+    return step.task.space.replace(view, {path: mix(x, lambda part: _taken(part, order)) for path, x in values.items()})
 
 
 def mixed_term(term: Term, view: Batch, step: Step, order: Tensor, lam: float, *, by_task: bool = True,

@@ -246,3 +246,17 @@ def test_a_run_that_ended_in_nan_takes_nothing_from_the_others():
     z = torch.arange(4.0, dtype=torch.float64)[:, None].expand(4, 3)
     live.offer(z, torch.tensor([torch.nan, 1.0, 2.0, torch.nan]))
     assert live.found[:, 0].tolist() == [2.0, 1.0]
+
+
+def test_of_runs_side_by_side_the_first_gradients_count():
+    net = classifier(5)
+    x, _ = samples(net, n=10)
+    x[:3] = 0.0
+
+    def forward(z, batch):
+        return net(z * (z.flatten(1).sum(1) > 1e-6).view(-1, 1, 1, 1))  # nothing comes back to an empty image
+
+    report = {}
+    aim = replace(aim_of(net, forward(x, None).argmax(1), leave=False), forward=forward)
+    perturb(short("fab", eps=0.5), aim, x, Leaf(), torch.Generator().manual_seed(0), report=report)
+    assert int(report["zero_gradient"]) == 3

@@ -48,6 +48,8 @@ class Aim:
             ``forward`` to find the way with. What it calls broken is confirmed by ``forward``. None (default):
             ``forward``.
         view: what is attacked as a function of the tensor that the attack moves.
+        watch: is shown every tensor that outputs are asked for, and ``runs``.
+        runs: how often the samples are in the batch, one copy after the other, where attacks run side by side.
     """
 
     forward: Callable[[Any, Batch], Outputs]
@@ -59,6 +61,8 @@ class Aim:
     raised: Callable[[Aim, Outputs], Tensor] = _task_error
     engine: Callable[[Any, Batch], Outputs] | None = None
     view: Callable[[Tensor], Any] = _itself
+    watch: Callable[[Tensor, int], None] | None = None
+    runs: int = 1
 
     def __call__(self, z: Tensor) -> Tensor:
         """What the attack raises, (B,)."""
@@ -66,6 +70,8 @@ class Aim:
 
     def outputs(self, z: Tensor) -> Outputs:
         """Outputs of the engine, with a graph where ``z`` asks for one."""
+        if self.watch is not None:
+            self.watch(z, self.runs)
         return (self.engine or self.forward)(self.view(z), self.batch)
 
     def value(self, outputs: Outputs) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias, overload
 
 import torch
@@ -112,20 +113,24 @@ def _split(z: Tensor, balls: Mapping[str, Ball]) -> dict[str, Tensor]:
 
 
 def _watch(loss: Callable[[Tensor], Tensor], report: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
-    """``loss`` with an eye on the first gradient that flows back to its input."""
+    """``loss`` with an eye on the first gradient that flows back to its input, of several runs to that of the first."""
 
-    def record(gradient: Tensor) -> None:
+    def record(gradient: Tensor, runs: int) -> None:
         if "zero_gradient" not in report:
-            size = gradient.detach().abs().flatten(1).amax(dim=1)
+            first = gradient.detach()[: len(gradient) // runs]
+            size = first.abs().flatten(1).amax(dim=1)
             report["zero_gradient"] = (~((size > 0) & (size < torch.inf))).sum()
 
-    def watched(z: Tensor) -> Tensor:
+    def watch(z: Tensor, runs: int = 1) -> None:
         if z.requires_grad and "zero_gradient" not in report:
-            z.register_hook(record)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        return z
+            z.register_hook(lambda gradient: record(gradient, runs))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    def watched(z: Tensor) -> Tensor:
+        watch(z)
+        return loss(z)
 
     report.pop("zero_gradient", None)
-    return _through(loss, watched)
+    return replace(loss, watch=watch) if isinstance(loss, Aim) else watched
 
 
 def _through(loss: Callable[[Any], Tensor], view: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:

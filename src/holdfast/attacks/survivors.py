@@ -54,7 +54,7 @@ class Survivors:
         self._found: Tensor | None = None
         self._value = torch.full((len(ball.x),), -torch.inf, device=ball.x.device)
         self._wait = wait or (CPU_STEPS if ball.x.device.type == "cpu" else DEVICE_STEPS)
-        self._looks, self._broken, self._runs = 0, torch.zeros_like(self.rows, dtype=torch.bool), 1
+        self._looks, self._broken = 0, torch.zeros_like(self.rows, dtype=torch.bool)
         self._room = _numbers_of_samples(self.aim.batch, ball.x)
 
     def __len__(self) -> int:
@@ -85,8 +85,8 @@ class Survivors:
         own = self.among(targets)
         if own.shape[1] > 1:
             everyone = torch.arange(len(self), device=self.rows.device).repeat(own.shape[1])
-            self.aim, self.ball, self._runs = self.aim.take(everyone), self.ball.take(everyone), own.shape[1]
-        self.aim = replace(self.aim, targets=own.T.flatten())
+            self.aim, self.ball = self.aim.take(everyone), self.ball.take(everyone)
+        self.aim = replace(self.aim, targets=own.T.flatten(), runs=own.shape[1])
 
     def climb(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Value by entry or (), its gradient with respect to ``z``, and which ones ``z`` breaks, from one forward.
@@ -129,9 +129,9 @@ class Survivors:
 
     def _of_one_run(self, z: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """The points of each survivor's run of the highest value (the first of several), and their values, (n,)."""
-        if self._runs == 1:
+        if self.aim.runs == 1:
             return z, value
-        of_each = torch.where(value.isnan(), -torch.inf, value).view(self._runs, len(self))  # NaN is nobody's best
+        of_each = torch.where(value.isnan(), -torch.inf, value).view(self.aim.runs, len(self))  # NaN is nobody's best
         run = of_each.argmax(0)
         chosen = run * len(self) + torch.arange(len(self), device=run.device)
         return z[chosen], value[chosen]
@@ -140,7 +140,7 @@ class Survivors:
         stay = (~self._broken).nonzero().squeeze(1)
         if len(stay) == len(self):
             return state
-        runs = torch.arange(self._runs, device=stay.device)[:, None]
+        runs = torch.arange(self.aim.runs, device=stay.device)[:, None]
         entries = (runs * len(self) + stay).flatten()
         self.aim, self.ball = self.aim.take(entries), self.ball.take(entries)
         self.rows, self._broken = self.rows[stay], self._broken[stay]
@@ -149,7 +149,7 @@ class Survivors:
     @torch.no_grad()
     def offer(self, z: Tensor, value: Tensor) -> None:
         """Keep the points ``z`` of the survivors where their value is the highest so far."""
-        if value.shape != (self._runs * len(self),):
+        if value.shape != (self.aim.runs * len(self),):
             raise InputError(f"one loss per sample is needed, got shape {tuple(value.shape)}", where="attack",
                              fix="return a tensor (B,) from the loss")  # fmt: skip
         z, value = self._of_one_run(z, value)
@@ -159,7 +159,7 @@ class Survivors:
 
     def settle(self, z: Tensor) -> None:
         """Keep the points ``z`` of the survivors, of one run, whatever their value."""
-        assert self._runs == 1
+        assert self.aim.runs == 1
         if self._found is None and len(self) == len(self._whole.x):
             self._found = z
         else:
@@ -169,9 +169,9 @@ class Survivors:
     def end_run(self) -> None:
         """Let marked samples go before the next run begins, and be there once again."""
         self._depart({})
-        if self._runs > 1:
+        if self.aim.runs > 1:
             once = torch.arange(len(self), device=self.rows.device)
-            self.aim, self.ball, self._runs = self.aim.take(once), self.ball.take(once), 1
+            self.aim, self.ball = replace(self.aim.take(once), runs=1), self.ball.take(once)
 
 
 def _numbers_of_samples(batch: Batch, x: Tensor) -> int | None:

@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 
 from holdfast.data.corruptions.pixelate import Pixelate, _pairs
+from holdfast.data.corruptions.published import Table
 
 BOX = Image.Resampling.BOX
-SETTINGS = [(table, severity) for table in ("imagenet", "cifar") for severity in Pixelate.severities]
+SETTINGS = [(table, severity) for table in Pixelate.SHARE for severity in Pixelate.severities]
 
 
 def by_pillow(image: np.ndarray, share: float) -> np.ndarray:
@@ -18,9 +19,9 @@ def by_pillow(image: np.ndarray, share: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("table", "severity"), SETTINGS)
-def test_equals_pillow_at_every_length(table: str, severity: int) -> None:
-    corruption, rng = Pixelate(table=table), np.random.default_rng(severity)  # type: ignore[arg-type]
-    share = Pixelate.SHARE[table][severity - 1]  # type: ignore[index]
+def test_equals_pillow_at_every_length(table: Table, severity: int) -> None:
+    corruption, rng = Pixelate(table=table), np.random.default_rng(severity)
+    share = Pixelate.SHARE[table][severity - 1]
     for n in [*range(1, 200), 480, 641, 1080, 1920]:
         for height in {2, n // 2, n, int(1.5 * n), 3 * n} - {0}:
             image = rng.integers(0, 256, (height, n), dtype=np.uint8)

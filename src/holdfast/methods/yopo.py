@@ -11,7 +11,7 @@ from torch import Tensor
 
 from holdfast.attacks.fgsm import FGSM
 from holdfast.attacks.seal import Ball, crafting, input_gradient, modules_of, trained_in
-from holdfast.core.contracts import Attack, Remedy, Step, Surgery, Term
+from holdfast.core.contracts import Attack, Batch, Remedy, Step, Surgery, Term
 from holdfast.core.errors import InputError
 from holdfast.core.space import get_leaf, with_leaf
 from holdfast.methods.handover import EVALUATED_TWICE, Accumulated, shared_masks
@@ -33,6 +33,7 @@ class YOPO:
     is the mean over the K passes; ``d`` starts uniformly in the ball.
 
     The published code adds the K gradients and divides the learning rate by K instead.
+    Of a model under `torch.compile`, K - 1 passes are made a second time, for ``p``.
 
     Args:
         first: dotted name of the first layer, which must take the attacked leaf itself and nothing else.
@@ -96,15 +97,24 @@ class YOPO:
         for k in range(self.passes_through):
             if k:
                 rewind()
-            outputs, read = step.forward(with_leaf(view, path, z), **{**term.call, "taps": (self.first,)})
+            moved = with_leaf(view, path, z)
+            outputs, read = step.forward(moved, **{**term.call, "taps": (self.first,)})
             hidden = read[self.first]
             [adjoint] = total.add(term.loss((outputs,)), hidden, weight=1 / self.passes_through)
             if k == 0 and step.index == 0:
                 self._check(step, z, hidden)
             if k < self.passes_through - 1:
-                z = self._inner(step, ball, z, adjoint)
+                z = self._inner(step, ball, z, self._adjoint(step, term, moved, hidden) if adjoint is None else adjoint)
         handed = total.loss()
         return Term(name=term.name, views=(), loss=lambda _: handed, weight=term.weight, crafted=True)
+
+    def _adjoint(self, step: Step, term: Term, moved: Batch, hidden: Tensor) -> Tensor | None:
+        """The adjoint by a pass of its own: what a compiled model reads at a tap is no part of its graph."""
+        added = torch.zeros_like(hidden).requires_grad_()
+        with crafting(step.model, "train"):
+            loss = term.loss((step.forward(moved, **{**term.call, "add": {self.first: added}}),))
+            [adjoint] = torch.autograd.grad(loss.sum(), added, allow_unused=True)
+        return adjoint
 
     def _inner(self, step: Step, ball: Ball, z: Tensor, adjoint: Tensor | None) -> Tensor:
         """Ascent steps through the first layer, whose output is weighed with the adjoint."""

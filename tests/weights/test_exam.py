@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from weights_zoo import Zoo
@@ -89,6 +89,7 @@ def test_an_empty_split_is_refused() -> None:
 def test_without_risk_the_decision_is_that_of_the_means(seed: int, shift: float) -> None:
     rng = np.random.default_rng(seed)
     left, right = rng.integers(0, 2, 300).astype(float), rng.integers(0, 2, 300) - shift
+    assume(shift == 0 or abs(left.mean() - right.mean()) > 1e-12)  # a tie that rounding alone decides
     exam = scripted(np.zeros(300))
     result = compare(sheet(exam, left), sheet(exam, right), risk=0.0)
     assert result.samples == 300

@@ -84,8 +84,7 @@ class Survivors:
         """
         own = self.among(targets)
         if own.shape[1] > 1:
-            everyone = torch.arange(len(self), device=self.rows.device).repeat(own.shape[1])
-            self.aim, self.ball = self.aim.take(everyone), self.ball.take(everyone)
+            self._take(torch.arange(len(self), device=self.rows.device).repeat(own.shape[1]))
         self.aim = replace(self.aim, targets=own.T.flatten(), runs=own.shape[1])
 
     def climb(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -142,7 +141,7 @@ class Survivors:
             return state
         runs = torch.arange(self.aim.runs, device=stay.device)[:, None]
         entries = (runs * len(self) + stay).flatten()
-        self.aim, self.ball = self.aim.take(entries), self.ball.take(entries)
+        self._take(entries)
         self.rows, self._broken = self.rows[stay], self._broken[stay]
         return {name: value[entries] for name, value in state.items()}
 
@@ -170,8 +169,11 @@ class Survivors:
         """Let marked samples go before the next run begins, and be there once again."""
         self._depart({})
         if self.aim.runs > 1:
-            once = torch.arange(len(self), device=self.rows.device)
-            self.aim, self.ball = replace(self.aim.take(once), runs=1), self.ball.take(once)
+            self._take(torch.arange(len(self), device=self.rows.device))
+            self.aim = replace(self.aim, runs=1)
+
+    def _take(self, entries: Tensor) -> None:
+        self.aim, self.ball = self.aim.take(entries), self.ball.take(entries)
 
 
 def _numbers_of_samples(batch: Batch, x: Tensor) -> int | None:

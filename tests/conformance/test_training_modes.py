@@ -15,7 +15,7 @@ COMPILED = ("adversarial", "rotation")
 """Attacked views, and hooks inside the compiled module. The rest is slow."""
 
 
-COARSE = {"uat": 0.5, "vat": 0.6}
+COARSE = {"rst": 0.2, "uat": 0.5, "vat": 0.6}
 """They ascend on a small difference between outputs, of which bf16 leaves little; their cards say so."""
 
 

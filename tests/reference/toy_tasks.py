@@ -28,9 +28,10 @@ class ConvNet(nn.Module):
         self.samples = 0
 
     def forward(self, image: Tensor) -> Tensor:
-        outputs = self.head(self.dropout(self.features(image).flatten(1)))
+        hidden = self.features(image)
         self.samples += len(image)
-        ConvNet.total += len(image)
+        ConvNet.total += len(image)  # here: a forward may end at a tap before the head
+        outputs: Tensor = self.head(self.dropout(hidden.flatten(1)))
         return outputs
 
 

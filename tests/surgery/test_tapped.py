@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from toy_tasks import ConvNet, classification, images, model_of
 
 from holdfast.core.errors import InputError
@@ -73,6 +74,49 @@ def test_reading_a_tap_ends_the_forward_there():
     assert last_layer(lambda: model(X), model) == "head"
 
 
+class Blocks(nn.Module):
+    """Two layers, of which the first may be checkpointed; says how far a forward came."""
+
+    def __init__(self, checkpointed: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Sequential(nn.Linear(3, 4), nn.Tanh()), nn.Linear(4, 2)
+        self.checkpointed, self.ended = checkpointed, 0
+
+    def forward(self, x):
+        hidden = checkpoint(self.first, x, use_reentrant=False) if self.checkpointed else self.first(x)
+        outputs = self.last(hidden)
+        self.ended += 1
+        return outputs
+
+
+@pytest.mark.parametrize(("checkpointed", "tap", "ends"), [
+    (False, "first.0", True), (False, "last:input", True), (False, "last", True),
+    (True, "first.0", False), (True, "last:input", True),
+])  # fmt: skip
+def test_a_forward_of_which_only_taps_are_wanted_ends_at_the_last_of_them(checkpointed, tap, ends):
+    torch.manual_seed(0)
+    model, x = Tapped(Blocks(checkpointed)), torch.rand(5, 3)
+    outputs, expected = model(x, taps=(tap,))
+    assert outputs is not None
+    nothing, read = model(x, taps=(tap,), only_read=True)
+    assert (nothing is None, model.model.ended) == (ends, 1 if ends else 2)
+    assert torch.equal(read[tap], expected[tap])
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    both, twice = [p for p in model.parameters() if p.grad is None], []
+    for found in (read[tap], expected[tap]):
+        found.square().sum().backward()
+        twice.append([None if p.grad is None else p.grad.clone() for p in both])
+        model.zero_grad()
+    torch.testing.assert_close(*twice)
+
+
+def test_an_error_inside_a_forward_is_nobodys_tap():
+    model = Tapped(nn.Sequential(nn.Linear(3, 4), nn.Linear(3, 4)))
+    with pytest.raises(RuntimeError, match="shapes"):
+        model(torch.rand(2, 3), taps=("0",))
+    assert not model.model[0]._forward_hooks
+
+
 def test_refusals():
     model = wrapped()
     with pytest.raises(InputError, match=r"did you mean 'features\.0'"):
@@ -106,16 +150,16 @@ def test_heads_are_reproducible_and_leave_the_global_generator_alone():
     models = [model_of(classification(), seed) for seed in (1, 2)]
     state = torch.random.get_rng_state()
     a, b = (AuxiliaryHead(tap="features.0", seed=3).apply(model, (X,)) for model in models)
-    assert torch.equal(a.heads["head"][1].weight, b.heads["head"][1].weight)
+    assert torch.equal(a.heads["head"].weight, b.heads["head"].weight)
     assert torch.equal(torch.random.get_rng_state(), state)
     with pytest.raises(InputError, match="a head 'head' already"):
         AuxiliaryHead().apply(a, (X,))
 
 
 def test_heads_average_over_positions():
-    assert AuxiliaryHead(tap="features.0").apply(model_of(classification()), (X,)).heads["head"][1].in_features == 6
+    assert AuxiliaryHead(tap="features.0").apply(model_of(classification()), (X,)).heads["head"].in_features == 6
     x = X[:, 0, :, :5]
     sequence = AuxiliaryHead(tap="0", channel_dim=-1).apply(nn.Sequential(nn.Linear(5, 7), nn.Flatten()), (x,))
     _, read = sequence(x, heads=("head",))
-    expected = sequence.heads["head"][1](sequence.model[0](x).mean(1))
+    expected = nn.Linear.forward(sequence.heads["head"], sequence.model[0](x).mean(1))
     torch.testing.assert_close(read["head"], expected)

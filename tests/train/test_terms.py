@@ -4,8 +4,9 @@ import pytest
 import torch
 from toy_tasks import classification, images, model_of
 
-from holdfast.core.contracts import Term
+from holdfast.core.contracts import PartedLoss, Term
 from holdfast.core.errors import ClashError, InputError
+from holdfast.methods.handover import HandedOver
 from holdfast.train.terms import differentiate, evaluate, losses
 
 
@@ -79,3 +80,37 @@ def test_a_changed_term_is_the_same_but_for_what_was_asked():
 def test_the_loss_of_nobody_is_no_number():
     weight = torch.ones((), requires_grad=True)
     assert differentiate([(weight * torch.zeros(0), 1.0), (weight * torch.ones(2), 1.0)]).isnan()
+
+
+class Halves(PartedLoss):
+    """A loss in two parts, the second in an order of its own."""
+
+    def __call__(self, outputs):
+        return 0.25 * outputs[0].sum(dim=1) + 0.75 * outputs[0].exp().sum(dim=1)
+
+    def parts(self, outputs):
+        return (outputs[0].sum(dim=1), 0.25), (outputs[0].flip(0).exp().sum(dim=1), 0.75)
+
+
+def test_a_loss_in_parts_counts_like_the_whole():
+    batch, scale = images(), torch.tensor(0.5, requires_grad=True)
+    forward = lambda view: scale * view["image"].flatten(1)  # noqa: E731 - a model of one weight
+    terms = [Term(name="a", views=(batch,), loss=Halves(), weight=2.0)]
+    [expected] = torch.autograd.grad(2 * terms[0].loss((forward(batch),)).mean(), scale)
+    value = differentiate(losses(terms, forward))
+    torch.testing.assert_close(value, evaluate(terms, forward).detach())
+    torch.testing.assert_close(scale.grad, expected)
+
+
+def test_gradients_that_are_known_are_taken_as_they_are_beside_those_of_the_graph():
+    batch, weight = images(), torch.tensor([1.0, 2.0], requires_grad=True)
+    known = HandedOver(torch.tensor(5.0), [weight], [torch.tensor([10.0, 20.0])])
+    terms = [
+        Term(name="own", views=(batch,), loss=lambda o: weight[0] * o[0].sum(dim=1)),
+        Term(name="known", views=(), loss=known, weight=3.0),
+    ]
+    value = evaluate(terms, recording([]))
+    [expected] = torch.autograd.grad(value, weight)
+    assert expected[1] == 60
+    torch.testing.assert_close(differentiate(losses(terms, recording([]))), value.detach())
+    torch.testing.assert_close(weight.grad, expected)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, overload
 
@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from holdfast.attacks.aim import Aim
+from holdfast.attacks.autograd import gradients
 from holdfast.attacks.geometry import Ball, Budget
 from holdfast.attacks.samples import Norm
 from holdfast.core.contracts import Attack
@@ -154,44 +155,60 @@ def gradient_of(value: Tensor, x: Tensor) -> Tensor:
     Raises:
         NoEffectError: it does not depend on ``x``.
     """
-    ones = torch.ones_like(value)
-    gradient = torch.autograd.grad(value, x, ones, allow_unused=True)[0] if value.requires_grad else None
+    gradient = gradients((value,), (x,), (torch.ones_like(value),))[0] if value.requires_grad else None
     if gradient is None:
         raise NoEffectError("the loss does not depend on the attacked tensor", where="attack",
                             fix="attack a leaf that the model reads, and do not detach it on the way")  # fmt: skip
     return gradient
 
 
-@contextmanager
-def crafting(model: nn.Module, bn_during_attack: BNDuringAttack = "eval") -> Iterator[None]:
-    """``model`` frozen and in the mode for crafting; modes, buffers and ``requires_grad`` come back as they were."""
-    if bn_during_attack not in ("eval", "train", "frozen"):
-        raise InputError(f"unknown bn_during_attack {bn_during_attack!r}", fix="use 'eval', 'train' or 'frozen'")
-    modules = modules_of(model)
-    trained = trained_in(modules)
-    quiet = [module for module in modules if module.training and not _trains(module, bn_during_attack)]
-    # An overridden train() may do more than change the mode, e.g. merge weights; and torch's own way to set an
-    # attribute searches among parameters and modules first.
-    plain = [vars(module) for module in quiet if type(module).__setattr__ is nn.Module.__setattr__]
-    others = [] if len(plain) == len(quiet) else [m for m in quiet if type(m).__setattr__ is not nn.Module.__setattr__]
-    buffers = [] if bn_during_attack == "eval" else _replace_buffers(modules)
-    try:
-        for attributes in plain:
-            attributes["training"] = False
-        for module in others:
-            module.training = False
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        for attributes in plain:
-            attributes["training"] = True
-        for module in others:
-            module.training = True
-        for module, name, buffer in buffers:
+class crafting:  # noqa: N801 - used as a function is, in `with crafting(model):`
+    """``model`` in the mode for crafting, and frozen; modes, buffers and ``requires_grad`` come back as they were.
+
+    Args:
+        model: what is attacked.
+        bn_during_attack: see `perturb`.
+        freeze: False where nothing in the block asks for a gradient.
+
+    Raises:
+        InputError: an unknown mode.
+    """
+
+    def __init__(self, model: nn.Module, bn_during_attack: BNDuringAttack = "eval", *, freeze: bool = True) -> None:
+        if bn_during_attack not in ("eval", "train", "frozen"):
+            raise InputError(f"unknown bn_during_attack {bn_during_attack!r}", fix="use 'eval', 'train' or 'frozen'")
+        modules = modules_of(model)
+        self._trained = trained_in(modules) if freeze else []
+        quiet = [module for module in modules if module.training and not _trains(module, bn_during_attack)]
+        # An overridden train() may do more than change the mode, e.g. merge weights; and torch's own way to set an
+        # attribute searches among parameters and modules first.
+        self._plain = [vars(module) for module in quiet if type(module).__setattr__ is nn.Module.__setattr__]
+        self._others = [] if len(self._plain) == len(quiet) else [
+            module for module in quiet if type(module).__setattr__ is not nn.Module.__setattr__
+        ]  # fmt: skip
+        self._copied = [] if bn_during_attack == "eval" else modules
+        self._buffers: list[tuple[nn.Module, str, Tensor]] = []
+
+    def __enter__(self) -> None:
+        try:
+            self._buffers = _replace_buffers(self._copied)
+            self._set(active=True)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._set(active=False)
+        for module, name, buffer in self._buffers:
             module._buffers[name] = buffer
+
+    def _set(self, *, active: bool) -> None:
+        for attributes in self._plain:
+            attributes["training"] = not active
+        for module in self._others:
+            module.training = not active
+        for parameter in self._trained:
+            parameter.requires_grad_(not active)
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:

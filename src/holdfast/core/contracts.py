@@ -7,6 +7,7 @@ Tensors appear in annotations only: importing this module does not import torch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Artefact", "Attack", "Availability", "Average", "Backend", "Batch", "Corruption", "Drift", "Measurement",
-    "Method", "Metric", "OnBytes", "Outputs", "Picture", "Pipeline", "PrecisionPlan", "Prepares", "Probe",
+    "Method", "Metric", "OnBytes", "Outputs", "PartedLoss", "Picture", "Pipeline", "PrecisionPlan", "Prepares", "Probe",
     "ReadsFiles", "Remedy", "ReplacesStep", "Replays", "Session", "StandsIn", "Step", "Subject", "Surgery", "Task",
     "TaskLoss", "Term", "UsesPlugIns", "UsesUnlabelled", "UsesVariants", "Weakens", "WeightPerturbation",
     "conventional_inputs",
@@ -225,6 +226,18 @@ class TaskLoss:
     def __call__(self, outputs: tuple[Outputs, ...]) -> Tensor:
         """The task's loss, (B,) or ()."""
         return self.task.loss(outputs[0], self.batch)
+
+
+class PartedLoss(ABC):
+    """The loss of a term that is a weighted sum of others, which need not be aligned where only means count."""
+
+    @abstractmethod
+    def __call__(self, outputs: tuple[Outputs, ...]) -> Tensor:
+        """The loss of each sample, (B,), or ()."""
+
+    @abstractmethod
+    def parts(self, outputs: tuple[Outputs, ...]) -> Sequence[tuple[Tensor, float]]:
+        """Losses, each in an order of its own, and weights: the weighted means add up to the mean of the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -181,9 +181,9 @@ def first_tensor(batch: Any) -> Tensor:
 
 
 def _first(node: Any) -> Tensor | None:
-    parts = node if isinstance(node, list | tuple) else node.values() if isinstance(node, Mapping) else None
-    if parts is None:
-        return node if hasattr(node, "requires_grad") else None
+    if hasattr(node, "requires_grad"):
+        return node  # type: ignore[no-any-return]  # torch is not imported here
+    parts = node if isinstance(node, list | tuple) else node.values() if isinstance(node, Mapping) else ()
     for part in parts:
         if (found := _first(part)) is not None:
             return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, floor
 from random import Random
@@ -13,7 +13,7 @@ from torch import Tensor
 from holdfast.core.contracts import Step, Term
 from holdfast.core.errors import ClashError, InputError
 from holdfast.core.space import get_leaf
-from holdfast.methods.mixing import mix_leaves, mixed_term, on_host, partners, single_view
+from holdfast.methods.mixing import mix_leaves, mixed_term, on_host, partners, single_view, taken
 from holdfast.methods.rewriting import chosen_leaves, rewritten
 
 __all__ = ["CutMix", "box"]
@@ -67,7 +67,7 @@ class CutMix:
         place = box(height, width, numbers.betavariate(self.alpha, self.alpha), numbers)
         rows, columns = place
         lam = 1.0 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
-        mixed = mix_leaves(step, view, order, lambda x, partners_of: _pasted(x, partners_of, place))
+        mixed = mix_leaves(step, view, order, lambda x, order: _pasted(x, order, place))
         # Targets mixed by the lambda that was drawn would not fit the box.
         return mixed_term(term, mixed, step, order, lam, by_task=False)
 
@@ -89,7 +89,7 @@ def _span(n: int, reach: float, numbers: Random) -> slice:
     return slice(start, max(min(floor(n * (centre + reach) + 0.5), n), start))
 
 
-def _pasted(x: Tensor, partners_of: Callable[[Tensor], Tensor], place: tuple[slice, slice]) -> Tensor:
+def _pasted(x: Tensor, order: Tensor, place: tuple[slice, slice]) -> Tensor:
     mixed = x.clone()
-    mixed[..., place[0], place[1]] = partners_of(x[..., place[0], place[1]])
+    mixed[..., place[0], place[1]] = taken(x[..., place[0], place[1]], order)
     return mixed

@@ -14,7 +14,7 @@ from holdfast.attacks.seal import modules_of, trained_in
 from holdfast.core.contracts import Batch, Step, Surgery, Term
 from holdfast.core.errors import InputError, NoEffectError
 from holdfast.core.space import get_leaf
-from holdfast.methods.handover import EVALUATED_TWICE, Accumulated, shared_masks
+from holdfast.methods.handover import EVALUATED_TWICE, Accumulated, passed_on, shared_masks
 from holdfast.methods.inner import tap_value
 from holdfast.methods.mixing import single_view
 from holdfast.methods.rewriting import rewritten
@@ -31,8 +31,8 @@ class FreeLB:
     count, ``d_{t+1} = d_t + step * g_t / ||g_t||_2`` by sample, shortened to ``max_norm``. Weight gradients of all K
     passes add up; the last pass computes no gradient of ``d``; dropout masks are the same in all K.
 
-    The passes are made while the loss is computed, and their gradients are handed over when ``backward`` is called: K
-    forwards and backwards in all, where separate terms would need about half as many again.
+    All passes but the last are made while the loss is computed, and their gradients are handed over when ``backward``
+    is called: K forwards and backwards in all, where separate terms would need about half as many again.
 
     Args:
         tap: what is perturbed, the output of this layer, e.g. ``"embedding"``.
@@ -75,27 +75,24 @@ class FreeLB:
         return (Taps(layers=(self.tap,) if self.tap else ()),)
 
     def rewrite(self, terms: list[Term], step: Step) -> list[Term]:
-        """The terms with the named one computed over K perturbations and handed over."""
-        return rewritten(terms, (self.on,), lambda term: [self._trained(term, step)], who="FreeLB")
+        """The terms with the named one at the last perturbation, and ``_earlier`` with what the others gave."""
+        return rewritten(terms, (self.on,), lambda term: self._trained(term, step), who="FreeLB")
 
-    def _trained(self, term: Term, step: Step) -> Term:
+    def _trained(self, term: Term, step: Step) -> list[Term]:
         view = single_view(term, who="FreeLB")
         value = tap_value(term, step, tap=self.tap)
         mask = self._mask(view, value) if self.mask else None
         delta = self._first(value, mask, step)
-        total = Accumulated(trained_in(modules_of(step.model)))
-        rewind = shared_masks(delta.device)
-        for t in range(self.steps):
-            if t:
-                rewind()
-            last = t == self.steps - 1
-            delta.requires_grad_(not last)
-            outputs = step.forward(view, **term.call, add={self.tap: delta})
-            gradients = total.add(term.loss((outputs,)), *([] if last else [delta]), weight=1 / self.steps)
-            if not last:
-                delta = self._moved(delta.detach(), gradients[0], mask)
-        handed = total.loss()
-        return Term(name=term.name, views=(), loss=lambda _: handed, weight=term.weight, crafted=True)
+        total, rewind = Accumulated(trained_in(modules_of(step.model))), shared_masks(delta.device)
+
+        def loss_at(delta: Tensor) -> Tensor:
+            return term.loss((step.forward(view, **term.call, add={self.tap: delta}),))
+
+        for _ in range(self.steps - 1):
+            [gradient] = total.add(loss_at(delta.requires_grad_()), delta, weight=1 / self.steps)
+            delta = self._moved(delta.detach(), gradient, mask)
+            rewind()
+        return passed_on(term, total, loss_at(delta), weight=1 / self.steps)
 
     def _mask(self, view: Batch, value: Tensor) -> Tensor:
         """1.0 where the tap may be perturbed and 0.0 elsewhere, float32, broadcastable against it."""
@@ -120,7 +117,7 @@ class FreeLB:
         if gradient is None:
             raise NoEffectError("the loss does not depend on the tap", where="FreeLB", fix="tap a layer that is used")
         gradient = gradient.to(delta) if mask is None else gradient.to(delta) * mask
-        delta = torch.addcmul(delta, gradient, self.step / per_sample_norm(gradient))
+        delta = torch.addcdiv(delta, gradient, per_sample_norm(gradient), value=self.step)
         if self.max_norm > 0:
             delta = delta * (self.max_norm / per_sample_norm(delta)).clamp(max=1.0)
         return delta

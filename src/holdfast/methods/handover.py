@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from holdfast.attacks.autograd import gradients, weighted_mean
+from holdfast.core.contracts import Outputs, Term
 from holdfast.core.errors import ClashError
 
-__all__ = ["EVALUATED_TWICE", "Accumulated", "handed_over", "internal_scale", "shared_masks"]
+__all__ = ["EVALUATED_TWICE", "Accumulated", "HandedOver", "handed_over", "internal_scale", "passed_on", "shared_masks"]
 
 HALF_SCALE = 2.0**10
 EVALUATED_TWICE = dict.fromkeys(
@@ -66,21 +69,56 @@ class Accumulated:
     def add(self, loss: Tensor, *others: Tensor, weight: float = 1.0) -> tuple[Tensor | None, ...]:
         """Add ``weight`` times the mean of a loss, (B,) or (); return its gradients, up to a scale, for ``others``."""
         scale = internal_scale(loss)
-        share = torch.full_like(loss, scale * weight / max(loss.numel(), 1))
-        found = torch.autograd.grad(loss, [*self.parameters, *others], share, allow_unused=True)
-        for i, total in enumerate(self._sums):
-            if (gradient := found[i]) is not None:
-                gradient = gradient if scale == 1 else gradient / scale
-                self._sums[i] = gradient if total is None else total + gradient
-        value = weight * loss.detach().mean()
+        value, share = weighted_mean(loss, weight)
+        found = gradients((loss,), (*self.parameters, *others), (share if scale == 1 else share * scale,))
+        own = found[: len(self.parameters)]
+        if scale != 1:
+            own = tuple([gradient if gradient is None else gradient / scale for gradient in own])
+        self._sums = list(own) if self._value is None else [_sum(*pair) for pair in zip(self._sums, own, strict=True)]
         self._value = value if self._value is None else self._value + value
         return found[len(self.parameters) :]
 
-    def loss(self) -> Tensor:
-        """The sum, ready for ``backward``."""
-        assert self._value is not None
+    def loss(self) -> HandedOver | None:
+        """The sum, ready for ``backward``; None where nothing was added."""
+        if self._value is None:
+            return None
         used = [(p, g) for p, g in zip(self.parameters, self._sums, strict=True) if g is not None]
-        return handed_over(self._value, [p for p, _ in used], [g for _, g in used])
+        return HandedOver(self._value, [p for p, _ in used], [g for _, g in used])
+
+
+@dataclass(frozen=True, eq=False)
+class HandedOver:
+    """The loss of a term whose gradients are known; whoever differentiates a step himself takes them as they are.
+
+    Args:
+        value: a detached scalar.
+        parameters: leaf tensors that require a gradient.
+        gradients: one for each, of the same shape.
+    """
+
+    value: Tensor
+    parameters: Sequence[Tensor]
+    gradients: Sequence[Tensor]
+
+    def __call__(self, outputs: tuple[Outputs, ...] = ()) -> Tensor:
+        """As a tensor, see `handed_over`."""
+        return handed_over(self.value, self.parameters, self.gradients)
+
+
+def passed_on(term: Term, earlier: Accumulated, last: Tensor, *, weight: float) -> list[Term]:
+    """A term whose passes were made on the way: its last one, of this weight, and the sum of the others.
+
+    The last pass keeps its graph for the user's ``backward``: no engine has to be started for it.
+    """
+    own = term.changed(views=(), loss=lambda _: last, weight=weight * term.weight, crafted=True)
+    handed = earlier.loss()
+    if handed is None:
+        return [own]
+    return [own, own.changed(name=f"{term.name}_earlier", loss=handed, weight=term.weight)]
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
 
 
 def internal_scale(loss: Tensor) -> float:

@@ -34,7 +34,7 @@ def inner_model(step: Step, *, who: str) -> nn.Module:
 def tap_value(term: Term, step: Step, *, tap: str, bn_during_attack: BNDuringAttack = "eval") -> Tensor:
     """What the tap is on the term's view."""
     view = single_view(term, who=tap)
-    with crafting(step.model, bn_during_attack):
+    with crafting(step.model, bn_during_attack, freeze=False):
         return read_tap(partial(step.task.forward, step.model, view), inner_model(step, who=tap), tap)
 
 

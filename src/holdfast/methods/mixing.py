@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeAlias
 
@@ -10,15 +11,17 @@ import torch
 from torch import Generator, Tensor
 from torch.utils._pytree import tree_map
 
-from holdfast.core.contracts import Batch, Outputs, Step, TaskLoss, Term
+from holdfast.core.contracts import Batch, Outputs, PartedLoss, Step, TaskLoss, Term
 from holdfast.core.errors import InputError
-from holdfast.core.space import get_leaf
+from holdfast.core.space import get_leaf, with_leaf
 from holdfast.methods.rewriting import chosen_leaves
 
-__all__ = ["blend", "mix_leaves", "mixed_term", "on_host", "partners", "samples_of", "single_view"]
+__all__ = [
+    "blend", "blended_term", "mix_leaves", "mixed_term", "on_host", "partners", "single_view", "taken",
+]  # fmt: skip
 
-Mix: TypeAlias = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
-"""``(x, partners_of) -> mixed``; ``partners_of`` puts ``x``, or a part of it, in the order of the partners."""
+Mix: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""``(x, order) -> mixed``: sample ``i`` with sample ``order[i]``."""
 
 
 def on_host(generator: Generator) -> Random:
@@ -33,13 +36,28 @@ def partners(n: int, generator: Generator) -> Tensor:
 
 def blend(lam: float) -> Mix:
     """``lam x + (1 - lam) x[order]``, exact at both ends."""
-    return lambda x, partners_of: torch.lerp(partners_of(x), x, lam)
+    return lambda x, order: torch.lerp(taken(x, order), x, lam)
 
 
 def mix_leaves(step: Step, view: Batch, order: Tensor, mix: Mix) -> Batch:
     """The view with each perturbable leaf mixed with its partners'."""
-    values = step.task.space.values(view)
-    return step.task.space.replace(view, {path: mix(x, lambda part: _taken(part, order)) for path, x in values.items()})
+    for path in step.task.space.leaves:
+        view = with_leaf(view, path, mix(get_leaf(view, path), order))
+    return view
+
+
+def blended_term(term: Term, step: Step, *, alpha: float, who: str, **changes: Any) -> Term:
+    """The term on convex combinations of pairs, one ``lam ~ Beta(alpha, alpha)`` and one permutation for the batch.
+
+    Raises:
+        NoEffectError: the task declares no leaf that could be mixed.
+        InputError: the term compares several views.
+    """
+    draw, view = step.draw(who.lower()), single_view(term, who=who)
+    lam = on_host(draw).betavariate(alpha, alpha)
+    path = next(iter(chosen_leaves(step.task.space, None, who=who)))
+    order = partners(len(get_leaf(view, path)), draw)
+    return mixed_term(term, mix_leaves(step, view, order, blend(lam)), step, order, lam, **changes)
 
 
 def mixed_term(term: Term, view: Batch, step: Step, order: Tensor, lam: float, *, by_task: bool = True,
@@ -55,29 +73,28 @@ def mixed_term(term: Term, view: Batch, step: Step, order: Tensor, lam: float, *
         batch = term.loss.batch
         loss: Callable[..., Tensor] = TaskLoss(task, task.target_mix(batch, _samples(batch, order), lam))
     else:
-        loss = _mixed_losses(term, order, lam)
+        loss = _MixedLoss(term.loss, order, lam)
     return term.changed(views=(view,), loss=loss, **changes)
 
 
-def _mixed_losses(term: Term, order: Tensor, lam: float) -> Callable[[tuple[Outputs, ...]], Tensor]:
+@dataclass(frozen=True, eq=False)
+class _MixedLoss(PartedLoss):
     """Outputs go to where their partner's target stands, and the losses come back."""
 
-    def loss(outputs: tuple[Outputs, ...]) -> Tensor:
-        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        own, swapped = term.loss(outputs), term.loss(tuple(_samples(out, back) for out in outputs))
-        return torch.lerp(_taken(swapped, order) if swapped.ndim else swapped, own, lam)
+    loss: Callable[[tuple[Outputs, ...]], Tensor]
+    order: Tensor
+    lam: float
 
-    return loss
+    def __call__(self, outputs: tuple[Outputs, ...]) -> Tensor:
+        (own, _), (swapped, _) = self.parts(outputs)
+        return torch.lerp(taken(swapped, self.order) if swapped.ndim else swapped, own, self.lam)
 
-
-def samples_of(view: Batch, step: Step, *, who: str) -> int:
-    """Number of samples of a view that is to be mixed.
-
-    Raises:
-        NoEffectError: the task declares no leaf that could be mixed.
-    """
-    path = next(iter(chosen_leaves(step.task.space, None, who=who)))
-    return len(get_leaf(view, path))
+    def parts(self, outputs: tuple[Outputs, ...]) -> Sequence[tuple[Tensor, float]]:
+        """The loss of the samples, and that of their partners in the partners' order."""
+        n, device = len(self.order), self.order.device
+        back = torch.empty_like(self.order).scatter_(0, self.order, torch.arange(n, device=device))
+        swapped = self.loss(tuple([_samples(out, back) for out in outputs]))
+        return (self.loss(outputs), self.lam), (swapped, 1.0 - self.lam)
 
 
 def single_view(term: Term, *, who: str) -> Batch:
@@ -94,9 +111,10 @@ def single_view(term: Term, *, who: str) -> Batch:
 def _samples(nest: Any, order: Tensor) -> Any:
     """The samples of a nest of tensors in another order."""
     if isinstance(nest, Tensor):
-        return _taken(nest, order)
-    return tree_map(lambda t: _taken(t, order) if isinstance(t, Tensor) else t, nest)
+        return taken(nest, order)
+    return tree_map(lambda t: taken(t, order) if isinstance(t, Tensor) else t, nest)
 
 
-def _taken(x: Tensor, order: Tensor) -> Tensor:
+def taken(x: Tensor, order: Tensor) -> Tensor:
+    """The samples of ``x`` in another order."""
     return x.index_select(0, order.to(x.device))  # less than half as long as x[order] on a CPU

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from holdfast.core.contracts import Step, Term
 from holdfast.core.errors import InputError
-from holdfast.methods.mixing import blend, mix_leaves, mixed_term, on_host, partners, samples_of, single_view
+from holdfast.methods.mixing import blended_term
 from holdfast.methods.rewriting import rewritten
 
 __all__ = ["Mixup"]
@@ -44,13 +45,8 @@ class Mixup:
 
     def rewrite(self, terms: list[Term], step: Step) -> list[Term]:
         """The terms with the named one mixed; it keeps its name."""
-        return rewritten(terms, (self.on,), lambda term: [self._mixed(term, step)], who="Mixup")
-
-    def _mixed(self, term: Term, step: Step) -> Term:
-        draw, view = step.draw("mixup"), single_view(term, who="Mixup")
-        lam = on_host(draw).betavariate(self.alpha, self.alpha)
-        order = partners(samples_of(view, step, who="Mixup"), draw)
-        return mixed_term(term, mix_leaves(step, view, order, blend(lam)), step, order, lam)
+        mixed = partial(blended_term, step=step, alpha=self.alpha, who="Mixup")
+        return rewritten(terms, (self.on,), lambda term: [mixed(term)], who="Mixup")
 
     def passes(self) -> tuple[float, float]:
         """None."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from holdfast.core.contracts import Step, Term
 from holdfast.core.errors import InputError
-from holdfast.methods.mixing import blend, mix_leaves, mixed_term, on_host, partners, samples_of, single_view
+from holdfast.methods.mixing import blended_term
 from holdfast.methods.rewriting import rewritten
 
 __all__ = ["RegMixup"]
@@ -58,14 +58,9 @@ class RegMixup:
         return rewritten(terms, (self.on,), lambda term: [term, self._mixed(term, step)], who="RegMixup")
 
     def _mixed(self, term: Term, step: Step) -> Term:
-        draw, view = step.draw("regmixup"), single_view(term, who="RegMixup")
-        lam = on_host(draw).betavariate(self.alpha, self.alpha)
-        order = partners(samples_of(view, step, who="RegMixup"), draw)
-        mixed = mix_leaves(step, view, order, blend(lam))
-        return mixed_term(
-            term, mixed, step, order, lam,
-            name="regmixup", weight=self.weight * term.weight, joins=term.name if self.joined else None,
-        )  # fmt: skip
+        joins = term.name if self.joined else None
+        return blended_term(term, step, alpha=self.alpha, who="RegMixup", name="regmixup",
+                            weight=self.weight * term.weight, joins=joins)  # fmt: skip
 
     def passes(self) -> tuple[float, float]:
         """A second forward and backward."""

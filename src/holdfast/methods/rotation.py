@@ -75,7 +75,7 @@ class Rotation:
             return cross_entropy(read["rotation"], kinds, reduction="none")
 
         return [*terms, Term(name="rotation", views=(view,), loss=loss, weight=self.weight,
-                             call={"heads": ("rotation",)})]  # fmt: skip
+                             call={"heads": ("rotation",), "only_read": True})]  # fmt: skip
 
     def _transformed(self, step: Step) -> tuple[Batch, Tensor]:
         """A batch of transformed images, and what was done to each, int64."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from holdfast.attacks.autograd import gradients
 from holdfast.core.errors import NoEffectError
 from holdfast.methods.handover import internal_scale
 
@@ -25,17 +26,17 @@ def ascent_gradient(
     points = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     value = loss(points)
     scale = internal_scale(value)
-    found = torch.autograd.grad(value if scale == 1 else value * scale, list(points.values()), allow_unused=True)
-    gradients = {name: g for name, g in zip(points, found, strict=True) if g is not None}
+    found = gradients((value,), tuple(points.values()), (torch.full_like(value, scale),))
+    ascent = {name: g for name, g in zip(points, found, strict=True) if g is not None}
     if scale != 1:
-        gradients = {name: g / scale for name, g in gradients.items()}
-    if not gradients:
+        ascent = {name: g / scale for name, g in ascent.items()}
+    if not ascent:
         raise NoEffectError("the loss depends on no parameter that is trained", where=who)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        for gradient in gradients.values():
+        for gradient in ascent.values():
             torch.distributed.all_reduce(gradient, op=torch.distributed.ReduceOp.SUM)
             gradient /= torch.distributed.get_world_size()
-    return gradients
+    return ascent
 
 
 def joint_norm(tensors: Mapping[str, Tensor]) -> Tensor:

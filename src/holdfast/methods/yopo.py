@@ -14,7 +14,7 @@ from holdfast.attacks.seal import Ball, crafting, input_gradient, modules_of, tr
 from holdfast.core.contracts import Attack, Batch, Remedy, Step, Surgery, Term
 from holdfast.core.errors import InputError
 from holdfast.core.space import get_leaf, with_leaf
-from holdfast.methods.handover import EVALUATED_TWICE, Accumulated, shared_masks
+from holdfast.methods.handover import EVALUATED_TWICE, Accumulated, passed_on, shared_masks
 from holdfast.methods.inner import inner_model
 from holdfast.methods.mixing import single_view
 from holdfast.methods.rewriting import only_leaf, rewritten
@@ -85,28 +85,26 @@ class YOPO:
         return replace(self, alpha=self.alpha / 2) if remedy == "halve" else replace(self, steps=2 * self.steps)
 
     def rewrite(self, terms: list[Term], step: Step) -> list[Term]:
-        """The terms with the named one computed over K passes and handed over."""
-        return rewritten(terms, (self.on,), lambda term: [self._trained(term, step)], who="YOPO")
+        """The terms with the named one at the last perturbation, and ``_earlier`` with what the others gave."""
+        return rewritten(terms, (self.on,), lambda term: self._trained(term, step), who="YOPO")
 
-    def _trained(self, term: Term, step: Step) -> Term:
+    def _trained(self, term: Term, step: Step) -> list[Term]:
         view, (path, leaf) = single_view(term, who="YOPO"), only_leaf(step.task.space, self.leaf, who="YOPO")
         x = get_leaf(view, path)
         ball = Ball.around(x, eps=self.eps, norm="linf", leaf=leaf)
         total, z = Accumulated(trained_in(modules_of(step.model))), ball.start(step.draw("yopo"))
         rewind = shared_masks(x.device)
-        for k in range(self.passes_through):
-            if k:
-                rewind()
+        for k in range(self.passes_through - 1):
             moved = with_leaf(view, path, z)
             outputs, read = step.forward(moved, **{**term.call, "taps": (self.first,)})
             hidden = read[self.first]
             [adjoint] = total.add(term.loss((outputs,)), hidden, weight=1 / self.passes_through)
             if k == 0 and step.index == 0:
                 self._check(step, z, hidden)
-            if k < self.passes_through - 1:
-                z = self._inner(step, ball, z, self._adjoint(step, term, moved, hidden) if adjoint is None else adjoint)
-        handed = total.loss()
-        return Term(name=term.name, views=(), loss=lambda _: handed, weight=term.weight, crafted=True)
+            z = self._inner(step, ball, z, self._adjoint(step, term, moved, hidden) if adjoint is None else adjoint)
+            rewind()
+        last = term.loss((step.forward(with_leaf(view, path, z), **term.call),))
+        return passed_on(term, total, last, weight=1 / self.passes_through)
 
     def _adjoint(self, step: Step, term: Term, moved: Batch, hidden: Tensor) -> Tensor | None:
         """The adjoint by a pass of its own: what a compiled model reads at a tap is no part of its graph."""

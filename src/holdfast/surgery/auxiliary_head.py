@@ -50,8 +50,7 @@ class AuxiliaryHead:
             value = read_tap(partial(inner, *example), inner, tap)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            linear = nn.Linear(value.shape[self.channel_dim], self.outputs)
-        head = nn.Sequential(_MeanOverPositions(self.channel_dim), linear)
+            head = _LinearOfMean(value.shape[self.channel_dim], self.outputs, self.channel_dim)
         wrapped.heads[self.name] = head.to(value.device)
         wrapped.head_taps[self.name] = tap
         return wrapped
@@ -61,11 +60,13 @@ class AuxiliaryHead:
         return model.model if isinstance(model, Tapped) else model
 
 
-class _MeanOverPositions(nn.Module):
-    def __init__(self, channel_dim: int) -> None:
-        super().__init__()
+class _LinearOfMean(nn.Linear):
+    """A linear layer on the mean over positions."""
+
+    def __init__(self, channels: int, outputs: int, channel_dim: int) -> None:
+        super().__init__(channels, outputs)
         self.channel_dim = channel_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, ...) -> (B, C), or with another channel dimension likewise."""
-        return x.movedim(self.channel_dim, -1).flatten(1, -2).mean(1) if x.ndim > 2 else x
+        """(B, C, ...) -> (B, outputs), or with another channel dimension likewise."""
+        return super().forward(x.movedim(self.channel_dim, -1).flatten(1, -2).mean(1) if x.ndim > 2 else x)

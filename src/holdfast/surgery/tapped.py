@@ -32,9 +32,10 @@ class Tapped(nn.Module):
         self.training = model.training
         self.heads = nn.ModuleDict()
         self.head_taps: dict[str, str] = {}
+        self._sharded: bool | None = None
 
     def forward(self, *inputs: Any, add: Mapping[str, Tensor] | None = None, taps: Sequence[str] = (),
-                heads: Sequence[str] = (), **call: Any) -> Outputs:  # fmt: skip
+                heads: Sequence[str] = (), only_read: bool = False, **call: Any) -> Outputs:  # fmt: skip
         """The model's outputs, and with ``taps`` or ``heads`` a pair ``(outputs, {name: tensor})``.
 
         Args:
@@ -42,6 +43,7 @@ class Tapped(nn.Module):
             add: tensors to add at taps, e.g. an adversarial perturbation of an embedding.
             taps: taps to read.
             heads: auxiliary heads to evaluate.
+            only_read: nobody wants the outputs, so that the forward may end at the last tap; they may be None then.
             call: further keywords of the model inside.
 
         Raises:
@@ -50,12 +52,21 @@ class Tapped(nn.Module):
         add = add or {}
         if not (add or taps or heads):
             return self.model(*inputs, **call)
-        seen: dict[str, Tensor] = {}
-        with _listening(self.model, {*add, *taps, *(self.head_taps[name] for name in heads)}, add, seen):
+        outputs: Outputs = None
+        wanted = {*add, *taps, *[self.head_taps[name] for name in heads]}
+        with _Listening(self.model, wanted, add, end=only_read and self._may_end()) as seen:
             outputs = self.model(*inputs, **call)
         read = {tap: seen[tap] for tap in taps}
         read |= {name: self.heads[name](seen[self.head_taps[name]]) for name in heads}
         return (outputs, read) if read else outputs
+
+    def _may_end(self) -> bool:
+        """Whether a forward may be left half way: hooks that gather sharded weights have to run to their end."""
+        if torch.compiler.is_compiling():
+            return False
+        if self._sharded is None:
+            self._sharded = any(hasattr(p, "device_mesh") for p in self.parameters())
+        return not self._sharded
 
 
 @contextmanager
@@ -75,26 +86,44 @@ def tapped(model: nn.Module) -> Tapped:
     return model if isinstance(model, Tapped) else Tapped(model)
 
 
-@contextmanager
-def _listening(model: nn.Module, taps: Collection[str], add: Mapping[str, Tensor],
-               seen: dict[str, Tensor]) -> Iterator[None]:  # fmt: skip
-    """Hooks that move the taps in ``add`` and put all of them into ``seen``, gone when the block ends."""
+class _Listening:
+    """Hooks that move the taps in ``add`` and put all of them into ``seen``, gone when the block ends.
 
-    def visit(tap: str, value: Any) -> Any:
-        if tap in seen:
+    With ``end`` it ends where the last of them is seen.
+    """
+
+    def __init__(self, model: nn.Module, taps: Collection[str], add: Mapping[str, Tensor], *, end: bool) -> None:
+        self.seen: dict[str, Tensor] = {}
+        self._model, self._taps, self._add, self._end = model, taps, add, end
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> dict[str, Tensor]:
+        self._handles = [_hook(self._model, tap, self._visit) for tap in self._taps]
+        return self.seen
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        for handle in self._handles:
+            handle.remove()
+        if kind is None:
+            for tap in self._taps:
+                if tap not in self.seen:
+                    raise InputError(f"{tap!r} was not reached in this forward", where="tap")
+        return kind is _ReachedError
+
+    def _visit(self, tap: str, value: Any) -> Any:
+        if tap in self.seen:
             return value
         tensor = value[0] if isinstance(value, tuple) else value
-        seen[tap] = tensor + add[tap] if tap in add else tensor
-        return (seen[tap], *value[1:]) if isinstance(value, tuple) else seen[tap]
+        self.seen[tap] = tensor = tensor + self._add[tap] if tap in self._add else tensor
+        if self._end and len(self.seen) == len(self._taps) and not _inside_checkpoint():
+            raise _ReachedError
+        return (tensor, *value[1:]) if isinstance(value, tuple) else tensor
 
-    handles = [_hook(model, tap, visit) for tap in taps]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-    if missing := [tap for tap in taps if tap not in seen]:
-        raise InputError(f"{missing[0]!r} was not reached in this forward", where="tap")
+
+def _inside_checkpoint() -> bool:
+    """Whether somebody watches what is kept for the backward, to whom a layer that is left half way is one layer."""
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return hooks is None or hooks(True) is not None
 
 
 def _hook(model: nn.Module, tap: str, visit: Callable[[str, Any], Any]) -> RemovableHandle:

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from holdfast.core.contracts import Batch, Outputs, Term
+from holdfast.attacks.autograd import accumulate, weighted_mean
+from holdfast.core.contracts import Batch, Outputs, PartedLoss, Term
 from holdfast.core.errors import ClashError, InputError
 from holdfast.core.space import first_tensor
+from holdfast.methods.handover import HandedOver
 
 __all__ = ["differentiate", "evaluate", "losses", "total"]
 
 _Run: TypeAlias = tuple[Term, Batch]
 _Done: TypeAlias = dict[tuple[int, int], Outputs]
-_Weighted: TypeAlias = list[tuple[Tensor, float]]
+_Weighted: TypeAlias = list[tuple[Tensor | HandedOver, float]]
 
 
 def evaluate(terms: Sequence[Term], forward: Callable[..., Outputs]) -> Tensor:
@@ -33,28 +35,30 @@ def differentiate(weighted: _Weighted) -> Tensor:
     Args:
         weighted: of `losses`.
     """
-    reached, shares, value = [], [], None
+    value: Tensor | None = None
+    reached: list[Tensor] = []
+    shares: list[Tensor] = []
     for loss, weight in weighted:
-        share = torch.full_like(loss, weight / max(loss.numel(), 1))
-        if loss.requires_grad:
-            reached.append(loss)
-            shares.append(share)
-        part = _summed(loss.detach(), share, weight)
+        if isinstance(loss, HandedOver):
+            part = weight * loss.value
+            reached += loss.parameters
+            shares += torch._foreach_mul(list(loss.gradients), weight)
+        else:
+            part, share = weighted_mean(loss, weight)
+            if loss.requires_grad:
+                reached.append(loss)
+                shares.append(share)
         value = part if value is None else value + part
     if not reached or value is None:
         raise InputError("the loss depends on no weight that is trained", where="objective")
-    torch.autograd.backward(reached, shares)
+    accumulate(reached, shares)
     return value
 
 
-def _summed(loss: Tensor, share: Tensor, weight: float) -> Tensor:
-    """The weighted mean, in a single operation where that would not add halves."""
-    alike = loss.ndim == 1 and loss.numel() and loss.is_floating_point() and loss.itemsize > 2
-    return torch.dot(loss, share) if alike else weight * loss.mean()
-
-
 def losses(terms: Sequence[Term], forward: Callable[..., Outputs]) -> _Weighted:
-    """The loss of each term, (B,) or (), and its weight; a view that several terms share (the same object) is run once.
+    """The loss of each term or part of a term, (B,) or (), and its weight.
+
+    A view that several terms share (the same object) is run once.
 
     Args:
         terms: at least one.
@@ -67,7 +71,7 @@ def losses(terms: Sequence[Term], forward: Callable[..., Outputs]) -> _Weighted:
     if not terms:
         raise InputError("no term is left", where="objective", fix="keep at least one term when rewriting")
     done = {} if {term.joins for term in terms} == {None} else _run_joined(terms, forward)
-    found = []
+    found: _Weighted = []
     for term in terms:
         outputs = []
         for view in term.views:
@@ -75,14 +79,20 @@ def losses(terms: Sequence[Term], forward: Callable[..., Outputs]) -> _Weighted:
             if key not in done:
                 done[key] = forward(view, **term.call)
             outputs.append(done[key])
-        found.append((term.loss(tuple(outputs)), term.weight))
+        if isinstance(term.loss, HandedOver):
+            found.append((term.loss, term.weight))
+        elif isinstance(term.loss, PartedLoss):
+            found += [(part, share * term.weight) for part, share in term.loss.parts(tuple(outputs))]
+        else:
+            found.append((term.loss(tuple(outputs)), term.weight))
     return found
 
 
 def total(weighted: _Weighted) -> Tensor:
     """The weighted sum of the means."""
     value: Tensor | None = None
-    for loss, weight in weighted:
+    for found, weight in weighted:
+        loss = found() if isinstance(found, HandedOver) else found
         mean = loss.mean() if weight == 1 else weight * loss.mean()
         value = mean if value is None else value + mean
     assert value is not None

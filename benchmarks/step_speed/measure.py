@@ -88,7 +88,7 @@ def task_of(kind: str) -> Task:
     return Task(
         name=kind, build_model=lambda: built(kind), data=lambda split: [], loss=loss, metrics=(),
         space=InputSpace({"0": Leaf()}), divergence=lambda a, b, _: kl_divergence(a, b),
-        pseudo_label=lambda outputs, batch: (batch[0], outputs.argmax(1)),
+        labels=lambda batch: batch[1], pseudo_label=lambda outputs, batch: (batch[0], outputs.argmax(1)),
     )  # fmt: skip
 
 

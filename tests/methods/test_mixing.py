@@ -6,7 +6,7 @@ from toy_tasks import classification, cross_entropy, images, model_of, step_of
 
 from holdfast.core.contracts import TaskLoss, Term
 from holdfast.methods.cutmix import CutMix
-from holdfast.methods.mixing import blend, mix_leaves, mixed_term, on_host, partners
+from holdfast.methods.mixing import mix_leaves, mixed_term, on_host, partners, taken
 from holdfast.methods.mixup import Mixup
 from holdfast.methods.regmixup import RegMixup
 from holdfast.train.draws import generator
@@ -38,7 +38,14 @@ def test_the_loss_equals_an_explicit_loop_over_pairs(scalar, hidden):
     model = model_of(task).eval()
     order, lam = partners(6, torch.Generator().manual_seed(3)), 0.3
     step, own = step_of(task, model, batch), clean_term(task, batch, hidden=hidden)
-    term = mixed_term(own, mix_leaves(step, batch, order, blend(lam)), step, order, lam, name="mixed")
+    term = mixed_term(
+        own,
+        mix_leaves(step, batch, order, lambda x, order: torch.lerp(taken(x, order), x, lam)),
+        step,
+        order,
+        lam,
+        name="mixed",
+    )
     found = term.loss((model(term.views[0]["image"]),))
     x, y = batch["image"], batch["y"]
     expected = []
@@ -99,7 +106,38 @@ def test_a_batch_may_hold_what_is_not_one_row_a_sample(method):
     torch.testing.assert_close(terms[-1].loss((outputs,)), hidden[-1].loss((outputs,)))
 
 
-def test_the_ends_are_exact():
-    x, order = torch.rand(5, 2), torch.tensor([1, 2, 3, 4, 0])
-    assert torch.equal(blend(1.0)(x, order), x)
-    assert torch.equal(blend(0.0)(x, order), x[order])
+@pytest.mark.parametrize("method", [Mixup(), RegMixup()])
+@pytest.mark.parametrize("lam", [0.0, 1.0])
+def test_the_ends_are_exact(method, lam, monkeypatch):
+    monkeypatch.setattr("random.Random.betavariate", lambda *_: lam)
+    task, batch = classification(), images()
+    step = step_of(task, model_of(task), batch)
+    mixed = method.rewrite([clean_term(task, batch)], step)[-1].views[0]["image"]
+    assert torch.equal(mixed, batch["image"][drawn(method, step)[1]] if lam == 0 else batch["image"])
+
+
+def drawn(method, step):
+    """Lambda and permutation of a step, drawn again."""
+    draw = step.draw(type(method).__name__.lower())
+    return on_host(draw).betavariate(method.alpha, method.alpha), partners(6, draw)
+
+
+@pytest.mark.parametrize("method", [Mixup(alpha=1.0), RegMixup()])
+@pytest.mark.parametrize("more", [{}, {"where": torch.arange(6)}])
+def test_targets_are_swapped_only_where_the_batch_is_leaves_and_labels(method, more):
+    """The loss reads the image, too: partners bring theirs."""
+
+    def loss(outputs, batch):
+        return cross_entropy(outputs, batch) * (1 + batch["image"].mean((1, 2, 3)))
+
+    task = classification(loss=loss, labels=lambda batch: batch["y"])
+    batch = {k: v for k, v in images().items() if k in ("image", "y")} | more
+    step, outputs = step_of(task, model_of(task), batch), torch.randn(6, 3, requires_grad=True)
+    lam, order = drawn(method, step)
+    mixed = method.rewrite([clean_term(task, batch)], step)[-1].loss
+    against_partners = loss(outputs, {k: v[order] for k, v in batch.items()})
+    expected = lam * loss(outputs, batch) + (1 - lam) * against_partners
+    torch.testing.assert_close(mixed((outputs,)), expected)
+    (own, a), (other, b) = mixed.parts((outputs,))
+    torch.testing.assert_close(a * own.mean() + b * other.mean(), expected.mean())
+    assert torch.equal(other, against_partners) is not bool(more)  # else in the partners' order

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeAlias
@@ -16,9 +16,7 @@ from holdfast.core.errors import InputError
 from holdfast.core.space import get_leaf, with_leaf
 from holdfast.methods.rewriting import chosen_leaves
 
-__all__ = [
-    "blend", "blended_term", "mix_leaves", "mixed_term", "on_host", "partners", "single_view", "taken",
-]  # fmt: skip
+__all__ = ["blended_term", "mix_leaves", "mixed_term", "on_host", "partners", "single_view", "taken"]
 
 Mix: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``(x, order) -> mixed``: sample ``i`` with sample ``order[i]``."""
@@ -32,11 +30,6 @@ def on_host(generator: Generator) -> Random:
 def partners(n: int, generator: Generator) -> Tensor:
     """A random permutation, int64 (n,): sample ``i`` is mixed with sample ``order[i]``."""
     return torch.randperm(n, generator=generator, device=generator.device)
-
-
-def blend(lam: float) -> Mix:
-    """``lam x + (1 - lam) x[order]``, exact at both ends."""
-    return lambda x, order: torch.lerp(taken(x, order), x, lam)
 
 
 def mix_leaves(step: Step, view: Batch, order: Tensor, mix: Mix) -> Batch:
@@ -53,19 +46,23 @@ def blended_term(term: Term, step: Step, *, alpha: float, who: str, **changes: A
         NoEffectError: the task declares no leaf that could be mixed.
         InputError: the term compares several views.
     """
-    draw, view = step.draw(who.lower()), single_view(term, who=who)
+    draw, view, space = step.draw(who.lower()), single_view(term, who=who), step.task.space
     lam = on_host(draw).betavariate(alpha, alpha)
-    path = next(iter(chosen_leaves(step.task.space, None, who=who)))
-    order = partners(len(get_leaf(view, path)), draw)
-    return mixed_term(term, mix_leaves(step, view, order, blend(lam)), step, order, lam, **changes)
+    values = {path: get_leaf(view, path) for path in chosen_leaves(space, None, who=who)}
+    order = partners(len(next(iter(values.values()))), draw)
+    theirs = {path: taken(x, order) for path, x in values.items()}
+    mixed = space.replace(view, {path: torch.lerp(theirs[path], x, lam) for path, x in values.items()})
+    return mixed_term(term, mixed, step, order, lam, theirs=theirs, **changes)
 
 
 def mixed_term(term: Term, view: Batch, step: Step, order: Tensor, lam: float, *, by_task: bool = True,
-               **changes: Any) -> Term:  # fmt: skip
+               theirs: Mapping[str, Tensor] | None = None, **changes: Any) -> Term:  # fmt: skip
     r"""The term on a mixed view.
 
     Its loss is ``lam l(f(x_mix), y) + (1 - lam) l(f(x_mix), y[order])``. Outputs are put into another order for it, not
     targets: a batch may hold boxes of all samples in one tensor, anchors or weights of classes, and nobody says which.
+    Only where a task declares its labels, and the batch is them and leaves whose partners are given as ``theirs``, the
+    targets are swapped, which costs less.
     A task with ``target_mix`` mixes the targets of its own loss instead, unless ``by_task`` is false.
     """
     task = step.task
@@ -73,12 +70,42 @@ def mixed_term(term: Term, view: Batch, step: Step, order: Tensor, lam: float, *
         batch = term.loss.batch
         loss: Callable[..., Tensor] = TaskLoss(task, task.target_mix(batch, _samples(batch, order), lam))
     else:
-        loss = _MixedLoss(term.loss, order, lam)
+        of_partners = None if theirs is None else _of_partners(term, theirs, order)
+        loss = _Moving(term.loss, order, lam) if of_partners is None else _Swapping(term.loss, of_partners, lam)
     return term.changed(views=(view,), loss=loss, **changes)
 
 
+def _of_partners(term: Term, theirs: Mapping[str, Tensor], order: Tensor) -> TaskLoss | None:
+    """The task's loss with the partners' batch; None where the batch holds more than leaves and declared labels."""
+    loss, [batch] = term.loss, term.views
+    if not isinstance(loss, TaskLoss) or loss.batch is not batch or loss.task.labels is None:
+        return None
+    entries = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
+    rest = [(str(key), value) for key, value in entries if str(key) not in theirs]
+    if len(rest) != 1 or rest[0][1] is not loss.task.labels(batch):
+        return None
+    [(path, labels)] = rest
+    return TaskLoss(loss.task, loss.task.space.replace(batch, {**theirs, path: taken(labels, order)}))
+
+
 @dataclass(frozen=True, eq=False)
-class _MixedLoss(PartedLoss):
+class _Swapping(PartedLoss):
+    """The losses of the same outputs against the samples' targets and their partners'."""
+
+    own: Callable[[tuple[Outputs, ...]], Tensor]
+    of_partners: Callable[[tuple[Outputs, ...]], Tensor]
+    lam: float
+
+    def __call__(self, outputs: tuple[Outputs, ...]) -> Tensor:
+        return torch.lerp(self.of_partners(outputs), self.own(outputs), self.lam)
+
+    def parts(self, outputs: tuple[Outputs, ...]) -> Sequence[tuple[Tensor, float]]:
+        """The loss of the samples, and that of their partners."""
+        return (self.own(outputs), self.lam), (self.of_partners(outputs), 1.0 - self.lam)
+
+
+@dataclass(frozen=True, eq=False)
+class _Moving(PartedLoss):
     """Outputs go to where their partner's target stands, and the losses come back."""
 
     loss: Callable[[tuple[Outputs, ...]], Tensor]

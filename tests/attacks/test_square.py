@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import ensemble_twins
 import pytest
 import torch
 from small_classifier import aim_of, classifier, samples
 
+from holdfast.attacks import look_ahead
 from holdfast.attacks.classes import logit_margin
 from holdfast.attacks.proposals import Draws, bump, cut, move_mass
 from holdfast.attacks.seal import Ball, perturb
 from holdfast.attacks.square import Square, _sides
+from holdfast.attacks.survivors import Survivors
 from holdfast.core.errors import InputError
 from holdfast.core.space import Leaf
 
@@ -25,7 +30,7 @@ def test_equals_the_twin_on_the_same_draws():
     drawn = Draws(Ball.around(x, eps=3, norm="linf", leaf=Leaf()), draws(), 80)
     start = drawn.stripes()
     windows = [drawn.window(q, side) for q, side in enumerate(_sides((5, 5), attack.share, 80))]
-    signs = [drawn.signs(q)[0].flatten() for q in range(80)]
+    signs = drawn.signs.unbind()
     for i in range(len(x)):
         margin = lambda z, i=i: logit_margin(aim.take(torch.tensor([i])), net(z[None])).item()  # noqa: E731 - one for each
         expected = ensemble_twins.square_linf(margin, x[i], start[i], 3 / 255, windows, signs)
@@ -73,10 +78,11 @@ def test_mass_moves_from_one_window_into_a_bump_in_another():
     z = drawn.bumps()
     for query in range(30):
         before = ball.scaled(z)
-        _, old = move_mass(ball, z, drawn, query, 3)
-        after = ball.scaled(z)
+        kept = z.clone()
+        moved = move_mass(ball, z, drawn, query, 3)
+        assert torch.equal(z, kept)
+        z, after = moved, ball.scaled(moved)
         assert torch.allclose(after.flatten(1).norm(dim=1), torch.ones(2).double(), atol=1e-4)
-        assert torch.equal(ball.scaled(old), before)
         into, out_of = drawn.window(query, 3), drawn.window(query, 3, which=1)
         if into[0].stop <= out_of[0].start or out_of[0].stop <= into[0].start:
             assert cut(after, out_of).abs().max() < 1e-9
@@ -118,3 +124,37 @@ def test_refusals():
             Square(**odd)
     with pytest.raises(InputError, match="Square: is for classification"):
         perturb(Square(), lambda z: z.sum((1, 2, 3)), torch.rand(2, 1, 4, 4), Leaf(), draws())
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 5), (7, 6), (12,)])
+@pytest.mark.parametrize("leave", [False, True])
+def test_looking_ahead_changes_nothing_and_asks_less_often(shape, leave, monkeypatch):
+    torch.manual_seed(3)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(math.prod(shape), 5)).double()
+    x = 0.2 + 0.6 * torch.rand(12, *shape, dtype=torch.float64)
+    y, asked = net(x).argmax(1), []
+    aim = aim_of(net, y, leave=leave)
+    counted = replace(aim, forward=lambda z, batch: asked.append(len(z)) or net(z))
+    found, calls, samples_asked = [], [], []
+    for waste in (0.0, 0.1, 3.0):
+        monkeypatch.setattr(look_ahead, "WASTE", waste)
+        asked.clear()
+        found.append(perturb(Square(eps=6, queries=300), counted, x, Leaf(), draws()))
+        calls.append(len(asked))
+        samples_asked.append(sum(asked))
+    # In turn, as on devices that would have to be waited for.
+    monkeypatch.setattr(Survivors, "looks_ahead", False)
+    found.append(perturb(Square(eps=6, queries=300), counted, x, Leaf(), draws()))
+    assert all(torch.equal(adv, found[0]) for adv in found)
+    assert calls[0] > 1.3 * calls[1] > 1.3 * calls[2]
+    assert samples_asked[1] < 1.15 * samples_asked[0]
+
+
+def test_nobody_looks_ahead_where_samples_do_not_stand_alone():
+    net = classifier(2)
+    x, y = samples(net)
+    aim = replace(aim_of(net, y), batch={"y": y, "shared": torch.rand(3)})
+    ball = Ball.around(x, eps=6, norm="linf", leaf=Leaf())
+    assert Survivors(aim_of(net, y), ball).looks_ahead
+    assert not Survivors(aim, ball).looks_ahead
+    assert not Survivors(aim_of(net, y), ball, wait=8).looks_ahead

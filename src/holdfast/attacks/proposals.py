@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import TypeAlias
 
@@ -11,12 +12,11 @@ from torch import Generator, Tensor
 from holdfast.attacks.geometry import Ball
 from holdfast.attacks.samples import per_sample_norm, uniform
 
-__all__ = ["Draws", "Window", "cut", "move_mass", "set_corner"]
+__all__ = ["Draws", "Window", "at_corners", "cut", "move_mass"]
 
 Window: TypeAlias = tuple[slice, slice]
 """Rows and columns."""
 
-EVERYTHING: Window = (slice(None), slice(None))
 TINY, SMALLEST_BUMP, TILES = 1e-12, 3, 5
 
 
@@ -30,17 +30,19 @@ class Draws:
 
     Attributes:
         size: height and width; a tensor (B, n) has one row.
+        channels: shape of one number for each channel, (C, 1, 1).
+        signs: +-1 for each channel of each proposal, (queries, C).
     """
 
     def __init__(self, ball: Ball, generator: Generator, queries: int) -> None:
         x = ball.x
         self.size = (int(x.shape[-2]) if x.ndim > 2 else 1, int(x.shape[-1]))
         self._ball, self._generator = ball, generator
-        self._channels = (*x.shape[1:-2], *([1] * min(x.ndim - 1, 2)))
+        self.channels = torch.Size((*x.shape[1:-2], *([1] * min(x.ndim - 1, 2))))
         # In single precision: a half may round to 1.
         places = torch.empty(queries, 5, device=generator.device, dtype=torch.float32)
         self._places: list[list[float]] = places.uniform_(generator=generator).tolist()
-        self._signs = self._sign(queries, 1, *self._channels).unbind()
+        self.signs = self._sign(queries, max(self.channels.numel(), 1))
 
     def window(self, query: int, side: int, *, which: int = 0) -> Window:
         """Where a proposal acts, inside the image."""
@@ -49,9 +51,11 @@ class Draws:
         row, column = int(down * (height - rows + 1)), int(right * (width - columns + 1))
         return slice(row, row + rows), slice(column, column + columns)
 
-    def signs(self, query: int) -> Tensor:
-        """+-1 for each channel of a proposal, (1, C, 1, 1)."""
-        return self._signs[query]
+    def windows(self, sides: Sequence[int]) -> Tensor:
+        """Where every proposal acts: rows from, to, columns from, to, int64 (queries, 4), where the images are."""
+        spans = [self.window(query, side) for query, side in enumerate(sides)]
+        edges = torch.tensor([[rows.start, rows.stop, columns.start, columns.stop] for rows, columns in spans])
+        return edges.to(self._ball.x.device)
 
     def turned(self, query: int) -> bool:
         """Whether a proposal's bump is transposed."""
@@ -72,7 +76,7 @@ class Draws:
         for row in range(top, height - rows + 1, rows):
             for column in range(left, width - columns + 1, columns):
                 window = slice(row, row + rows), slice(column, column + columns)
-                signs = self._sign(len(ball.x), *self._channels)
+                signs = self._sign(len(ball.x), *self.channels)
                 place = cut(delta, window)
                 place.copy_(_bump_like(place) * signs)
         return ball.project(ball.x + ball.radius * delta / per_sample_norm(delta))
@@ -87,38 +91,49 @@ def cut(tensor: Tensor, window: Window) -> Tensor:
         return tensor[(..., *window)]
     for dim, place in zip((-2, -1), window, strict=True):
         if tensor.ndim > -dim and tensor.shape[dim] > 1:
-            tensor = tensor.narrow(dim, place.start, place.stop - place.start) if place != slice(None) else tensor
+            tensor = tensor.narrow(dim, place.start, place.stop - place.start)
     return tensor
 
 
-def set_corner(ball: Ball, z: Tensor, draws: Draws, query: int, side: int) -> tuple[Window, Tensor]:
-    """``z`` with a window at a corner of the L-infinity ball, in place; the window, and its old values."""
-    window = draws.window(query, side)
-    place, (low, high), radius = cut(z, window), ball.bounds, ball.radius
-    old, signs = place.clone(), draws.signs(query)
-    if isinstance(radius, Tensor):
-        place.add_(signs * cut(radius, window), alpha=2.0)
-    else:
-        place.add_(signs, alpha=2.0 * radius)
-    place.clamp_(cut(low, window), cut(high, window))
-    return window, old
+def at_corners(ball: Ball, z: Tensor, windows: Tensor, signs: Tensor, side: int) -> Tensor:
+    """Proposals for each image, each with a window at a corner of the L-infinity ball; a new tensor (B, n, ...).
+
+    Only the elements of windows are looked up: masks over whole images take several times as long.
+
+    Args:
+        ball: around the images.
+        z: float (B, ...), where they are.
+        windows: int64 (B, n, 4), or for all images alike (1, n, 4), see `Draws.windows`.
+        signs: of the corners, (B or 1, n, C), see `Draws.signs`.
+        side: of the largest window.
+    """
+    n, count, channels = len(z), windows.shape[1], signs.shape[-1]
+    top, bottom, left, right = windows[..., None].unbind(-2)
+    span, width = torch.arange(side, device=z.device), z.shape[-1]
+    # A smaller window writes its last row and column several times.
+    rows, columns = (top + span).minimum(bottom - 1), (left + span).minimum(right - 1)
+    place = (rows[..., None] * width + columns[..., None, :]).flatten(2)[:, :, None].expand(n, count, channels, -1)
+    low, high, flat = (values.reshape(n, 1, channels, -1).expand(-1, count, -1, -1) for values in (*ball.bounds, z))
+    corner = torch.where(signs[..., None] > 0, high.gather(3, place), low.gather(3, place))
+    return flat.scatter(3, place, corner).view(n, count, *z.shape[1:])
 
 
-def move_mass(ball: Ball, z: Tensor, draws: Draws, query: int, side: int) -> tuple[Window, Tensor]:
-    """``z`` with the mass of one window moved into a bump in another, in place; everything, and its old values."""
+def move_mass(ball: Ball, z: Tensor, draws: Draws, query: int, side: int) -> Tensor:
+    """``z`` with the mass of one window moved into a bump in another, a new tensor."""
     side = max(side, SMALLEST_BUMP) | 1  # odd
     into, out_of = draws.window(query, side), draws.window(query, side, which=1)
-    old, delta = z.clone(), ball.scaled(z)
+    delta = ball.scaled(z)
     rest, kept = delta.clone(), cut(delta, into)
     cut(rest, into).zero_()
     cut(rest, out_of).zero_()
     total, outside = (per_sample_norm(part) ** 2 for part in (delta, rest))
     spare = (1.0 - total).clamp(min=0.0) / max(z[0].numel() // (draws.size[0] * draws.size[1]), 1)
-    fresh = _bump_like(kept, turned=draws.turned(query)) * draws.signs(query) + kept / (_window_norm(kept) + TINY)
+    fresh = _bump_like(kept, turned=draws.turned(query)) * draws.signs[query].view(draws.channels) + kept / (
+        _window_norm(kept) + TINY
+    )
     fresh = fresh / (_window_norm(fresh) + TINY) * (spare + (total - outside).clamp(min=0.0)).sqrt()
     cut(rest, into).copy_(fresh)
-    z.copy_(ball.project(ball.x + ball.radius * rest / per_sample_norm(rest)))
-    return EVERYTHING, old
+    return ball.project(ball.x + ball.radius * rest / per_sample_norm(rest))
 
 
 @cache

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Generator, Tensor
 
 from holdfast.attacks.classes import classified, logit_margin
-from holdfast.attacks.proposals import Draws, Window, cut, move_mass, set_corner
-from holdfast.attacks.samples import by_sample
+from holdfast.attacks.look_ahead import answered, looked_ahead, one_by_one
+from holdfast.attacks.proposals import Draws, move_mass
 from holdfast.attacks.seal import Ball, Budget, Norm
 from holdfast.attacks.survivors import State, Survivors
 from holdfast.core.errors import InputError
@@ -31,7 +30,8 @@ class Square:
 
     ``"linf"``: begins with vertical stripes of +-eps; a proposal sets a square window of all channels to one corner of
     the ball. ``"l2"``: begins with a grid of bumps of length eps; a proposal moves the mass of one window into a bump
-    in another. One window and one set of signs are drawn for the whole batch and per query, as in AutoAttack.
+    in another. One window and one set of signs are drawn for the whole batch and per query, as in AutoAttack. In
+    L-infinity several queries may go in one forward, see `holdfast.attacks.look_ahead`.
 
     The last two dimensions are height and width; where there is only one, it is the width.
 
@@ -61,22 +61,19 @@ class Square:
         """The point of highest margin."""
         live = Survivors(classified(loss, logit_margin, who="Square"), ball)
         draws = Draws(ball, generator, self.queries)
-        propose = set_corner if self.norm == "linf" else move_mass
         z = draws.stripes() if self.norm == "linf" else draws.bumps()
         value, broken = live.look(z)
         state = live.leave(z, broken, {"z": z, "value": value})
-        for query, side in enumerate(_sides(draws.size, self.share, self.queries)):
-            if not len(live):
-                break
-            window, old = propose(live.ball, state["z"], draws, query, side)
-            value, broken = live.look(state["z"])
-            state = live.leave(state["z"], broken, {**state, "old": old, "new_value": value})
-            state = _accepted(state, window)
+        sides = _sides(draws.size, self.share, self.queries)
+        if self.norm == "l2":
+            state = _in_turn(live, state, draws, sides)
+        else:
+            state = (looked_ahead if live.looks_ahead else one_by_one)(live, state, draws, sides)
         live.offer(state["z"], state["value"])
         return live.found
 
     def passes(self) -> tuple[float, float]:
-        """A forward per query and one for the start."""
+        """A forward per query and one for the start; looking ahead wastes a few of them, and starts fewer."""
         return self.queries + 1.0, 0.0
 
 
@@ -87,9 +84,10 @@ def _sides(size: tuple[int, int], share: float, queries: int) -> list[int]:
     return [by_halvings[bisect_left(HALVINGS, query)] for query in range(queries)]
 
 
-def _accepted(state: State, window: Window) -> State:
-    """Undo the proposal where it did not raise the margin."""
-    z, better = state["z"], state["new_value"] > state["value"]
-    place = cut(z, window)
-    torch.where(by_sample(better, z), place, state["old"], out=place)
-    return {"z": z, "value": state["value"].maximum(state["new_value"])}
+def _in_turn(live: Survivors, state: State, draws: Draws, sides: Sequence[int]) -> State:
+    """Proposals of L2, each of which is an arithmetic over the whole image."""
+    for query, side in enumerate(sides):
+        if not len(live):
+            break
+        state = answered(live, state, move_mass(live.ball, state["z"], draws, query, side))
+    return state

@@ -76,6 +76,11 @@ class Survivors:
         """How many runs fit side by side, 1 where the batch is not of samples alone; whoever has left."""
         return 1 if self._room is None else max(ROOM // max(self._room, 1), 1)
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether several steps of one sample may be asked at once: departures cost nothing, samples stand alone."""
+        return self._wait == 1 and self._room is not None
+
     def aim_at(self, targets: Tensor) -> None:
         """Begin a run towards each class of ``targets``, int64 (B, runs), side by side until `end_run`.
 

@@ -23,6 +23,8 @@ SHIPPED = ("pipeline", "precision", "both", "repair")
 RANKINGS = ("step", "layer", "criticality")
 RESETS = ("reinit", "rerand")
 """What nobody does to a model that ships: it measures layers, and stands behind everything that may happen."""
+SEEN = 0.01
+"""Share of the pixels' difference from which on a cause is named: less carries no damage."""
 REFERENCE_PROBES = ("deployment", "clean")
 
 
@@ -238,7 +240,8 @@ def carriers(finding: Finding, findings: Sequence[Finding], rows: Sequence[Row])
     if finding.kind in ("pipeline", "both"):
         pipeline = finding.name.rpartition(" under ")[2]
         causes = [row for row in rows if row.probe == "input_drift" and row.preprocessing == pipeline]
-        named = sorted((row for row in causes if row.condition.startswith("cause=")), key=lambda row: -row.value)
+        causes = [row for row in causes if row.condition.startswith("cause=") and row.value >= SEEN]
+        named = sorted(causes, key=lambda row: -row.value)
         said += [f"{row.condition.removeprefix('cause=')} ({row.value:.0%} of the pixels' difference)" for row in named]
         steps = [step for step in findings if step.kind == "step" and step.damage > 0]
         said += [f"step {name}" for step in steps for name, damage in ((step.name, step.damage), *step.others)

@@ -25,6 +25,20 @@ def test_equals_bisection(seed, norm, size, far):
         torch.testing.assert_close(found[i], expected, atol=1e-8, rtol=1e-6)
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), norm=st.sampled_from(["linf", "l2"]), guess=st.floats(0, 1e7))
+def test_where_the_search_begins_does_not_matter(seed, norm, guess):
+    g = torch.Generator().manual_seed(seed)
+    slope, room, gap = torch.randn(5, 7, generator=g), torch.rand(5, 7, generator=g), torch.randn(5, generator=g)
+    slope[0], gap[1] = 0.0, 1e3  # one that nothing closes, and one that takes all the room
+    begun = torch.full((5,), guess)
+    found = nearest_on(slope, gap, room, 1 - room, norm, begun)
+    torch.testing.assert_close(found, nearest_on(slope, gap, room, 1 - room, norm))
+    kept = begun.clone()
+    torch.testing.assert_close(nearest_on(slope, gap, room, 1 - room, norm, begun), found)
+    torch.testing.assert_close(begun, kept)
+
+
 def test_without_walls_it_is_the_closed_form():
     slope, gap = torch.tensor([[3.0, -4.0]]), torch.tensor([10.0])
     wide = torch.full_like(slope, torch.inf)

@@ -78,11 +78,12 @@ class FAB:
     def _run(self, live: Survivors) -> None:
         z = live.ball.x.clone()
         distance = torch.full((len(z),), NOT_FOUND, dtype=torch.promote_types(z.dtype, torch.float32), device=z.device)
-        state: State = {"z": z, "best": z, "distance": distance}
+        none = torch.zeros_like(distance)
+        state: State = {"z": z, "best": z, "distance": distance, "near": none, "far": none.clone()}
         for _ in range(self.steps):
             value, gradient, _ = live.climb(state["z"])
             with torch.no_grad():
-                z = self._step(live.ball, state["z"], value, gradient)
+                z = self._step(live.ball, state, value, gradient)
                 logits = live.aim.outputs(z)
                 state = self._noted(live.ball, z, state, missed(live.aim, logits))
                 state = live.leave(z, _counts(live, z, logits), state)
@@ -91,13 +92,17 @@ class FAB:
         found = by_sample(state["distance"] < NOT_FOUND, state["z"])
         live.offer(torch.where(found, state["best"], state["z"]), -state["distance"])
 
-    def _step(self, ball: Ball, z: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-        """To the boundary, with a pull towards the clean sample; everything is counted in budgets."""
+    def _step(self, ball: Ball, state: State, value: Tensor, gradient: Tensor) -> Tensor:
+        """To the boundary, with a pull towards the clean sample; everything is counted in budgets.
+
+        From step to step the boundary turns little: what was found is where the next search begins.
+        """
+        z = state["z"]
         delta, slope = ball.scaled(z), ball.radius * gradient
         ahead = (slope * delta).flatten(1).sum(1)
         falls, rises = ball.room
-        near = nearest_on(slope, -value, falls + delta, rises - delta, ball.norm)
-        far = nearest_on(slope, ahead - value, falls, rises, ball.norm)
+        near = nearest_on(slope, -value, falls + delta, rises - delta, ball.norm, state["near"])
+        far = nearest_on(slope, ahead - value, falls, rises, ball.norm, state["far"])
         lengths = [per_sample_length(step, ball.norm).clamp(min=SMALLEST) for step in (near, far)]
         pull = by_sample((lengths[0] / (lengths[0] + lengths[1])).clamp(max=self.alpha_max), z)
         delta = near.mul_(self.eta).add_(delta).mul_(1 - pull).add_(far.mul_(pull * self.eta))
@@ -108,6 +113,7 @@ class FAB:
         distance = per_sample_length(ball.scaled(z), ball.norm)
         nearer = wrong & (distance < state["distance"])
         return {
+            **state,
             "z": torch.where(by_sample(wrong, z), torch.lerp(ball.x, z, self.beta), z),
             "best": torch.where(by_sample(nearer, z), z, state["best"]),
             "distance": torch.where(nearer, distance, state["distance"]),

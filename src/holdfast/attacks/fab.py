@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from holdfast.attacks.classes import classified, logits_of, missed, runners_up, towards
 from holdfast.attacks.hyperplane import nearest_on
-from holdfast.attacks.samples import by_sample, per_sample_length
+from holdfast.attacks.samples import by_sample, per_sample_length, put
 from holdfast.attacks.seal import Ball, Budget, Norm
 from holdfast.attacks.survivors import State, Survivors
 from holdfast.core.errors import InputError
@@ -85,8 +85,10 @@ class FAB:
             with torch.no_grad():
                 z = self._step(live.ball, state, value, gradient)
                 logits = live.aim.outputs(z)
-                state = self._noted(live.ball, z, state, missed(live.aim, logits))
-                state = live.leave(z, _counts(live, z, logits), state)
+                distance = per_sample_length(live.ball.scaled(z), live.ball.norm)
+                state = self._noted(live.ball, z, state, missed(live.aim, logits), distance)
+                # Within the budget a point breaks its sample.
+                state = live.leave(z, live.aim.broken(z, logits, among=distance <= 1.0 - HAIR), state)
             if not len(live):
                 return
         found = by_sample(state["distance"] < NOT_FOUND, state["z"])
@@ -108,23 +110,16 @@ class FAB:
         delta = near.mul_(self.eta).add_(delta).mul_(1 - pull).add_(far.mul_(pull * self.eta))
         return (ball.x + delta.mul_(ball.radius)).clamp_(*ball.range).to(z.dtype)
 
-    def _noted(self, ball: Ball, z: Tensor, state: State, wrong: Tensor) -> State:
+    def _noted(self, ball: Ball, z: Tensor, state: State, wrong: Tensor, distance: Tensor) -> State:
         """The nearest misclassified point so far; from one that is, the way leads back."""
-        distance = per_sample_length(ball.scaled(z), ball.norm)
         nearer = wrong & (distance < state["distance"])
         return {
             **state,
-            "z": torch.where(by_sample(wrong, z), torch.lerp(ball.x, z, self.beta), z),
-            "best": torch.where(by_sample(nearer, z), z, state["best"]),
+            "z": torch.lerp(ball.x, z, by_sample(torch.where(wrong, self.beta, 1.0).to(z.dtype), z)),
+            "best": put(state["best"], nearer, z),
             "distance": torch.where(nearer, distance, state["distance"]),
         }
 
     def passes(self) -> tuple[float, float]:
         """At most, where there are enough classes: two forwards and a backward to the input per step and target."""
         return 1.0 + 2 * self.steps * self.targets, 0.5 * self.steps * self.targets
-
-
-def _counts(live: Survivors, z: Tensor, logits: Tensor) -> Tensor | None:
-    """Which points break their sample within the budget."""
-    inside = per_sample_length(live.ball.scaled(z), live.ball.norm) <= 1.0 - HAIR
-    return live.aim.broken(z, logits, among=inside)

@@ -39,13 +39,15 @@ def nearest_on(slope: Tensor, gap: Tensor, down: Tensor, up: Tensor, norm: Norm,
     guess = torch.zeros(len(slope), dtype=wide, device=slope.device) if guess is None else guess
     whole = [*(values.to(wide).flatten(1) for values in (slope, gap[:, None], down, up)), guess[:, None]]
     rows = max(_IN_CACHE // max(whole[0].shape[1], 1), 1) if slope.device.type == "cpu" else max(len(slope), 1)
-    parts = zip(*(torch.split(values, rows) for values in whole), strict=True)
-    found = [_nearest(a, b, c, d, e, norm) for a, b, c, d, e in parts]
-    return (found[0] if len(found) == 1 else torch.cat(found)).view_as(slope)
+    found = torch.empty_like(whole[0])
+    for first in range(0, len(slope), rows):
+        part = slice(first, first + rows)
+        _nearest(norm, found[part], *(values[part] for values in whole))
+    return found.view_as(slope)
 
 
-def _nearest(slope: Tensor, gap: Tensor, down: Tensor, up: Tensor, guess: Tensor, norm: Norm) -> Tensor:
-    """The same of vectors (B, n), with a gap and a guess (B, 1).
+def _nearest(norm: Norm, found: Tensor, slope: Tensor, gap: Tensor, down: Tensor, up: Tensor, guess: Tensor) -> None:
+    """The same of vectors (B, n), with a gap and a guess (B, 1), into ``found``.
 
     In place wherever nobody sees it, as new memory costs most.
     """
@@ -62,7 +64,7 @@ def _nearest(slope: Tensor, gap: Tensor, down: Tensor, up: Tensor, guess: Tensor
     else:
         breaks = room / weight.clamp(min=SLOWEST)
         moved = room.minimum(weight * _closing(weight * weight, weight * room, breaks, need, guess))
-    return direction.mul_(moved)
+    torch.mul(direction, moved, out=found)
 
 
 def _closing(rate: Tensor, gain: Tensor, breaks: Tensor, need: Tensor, guess: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ def test_where_the_search_begins_does_not_matter(seed, norm, guess):
     found = nearest_on(slope, gap, room, 1 - room, norm, begun)
     torch.testing.assert_close(found, nearest_on(slope, gap, room, 1 - room, norm))
     kept = begun.clone()
+    assert not torch.equal(kept, torch.full((5,), guess))
     torch.testing.assert_close(nearest_on(slope, gap, room, 1 - room, norm, begun), found)
     torch.testing.assert_close(begun, kept)
 
@@ -81,3 +82,14 @@ def test_pieces_are_the_whole(norm, monkeypatch):
     monkeypatch.setattr(hyperplane, "_IN_CACHE", 31)
     assert torch.equal(nearest_on(slope, gap, room, room, norm), whole)
     assert nearest_on(slope[:0], gap[:0], room[:0], room[:0], norm).shape == (0, 3, 5)
+
+
+def test_a_search_that_begins_where_it_ends_asks_less(monkeypatch):
+    g, asked, vecdot = torch.Generator().manual_seed(3), [], torch.linalg.vecdot
+    slope, room, gap = torch.randn(8, 500, generator=g), torch.rand(8, 500, generator=g), torch.randn(8, generator=g)
+    monkeypatch.setattr("torch.linalg.vecdot", lambda *given: asked.append(1) or vecdot(*given))
+    guess, counts = torch.zeros(8), []
+    for _ in range(2):
+        nearest_on(slope, 30 * gap, room, 1 - room, "linf", guess)
+        counts.append(len(asked) - sum(counts))
+    assert counts[1] == 4 < counts[0]  # two sums at the guess, and two to see that it was right

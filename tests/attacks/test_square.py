@@ -158,3 +158,15 @@ def test_nobody_looks_ahead_where_samples_do_not_stand_alone():
     assert Survivors(aim_of(net, y), ball).looks_ahead
     assert not Survivors(aim, ball).looks_ahead
     assert not Survivors(aim_of(net, y), ball, wait=8).looks_ahead
+
+
+def test_looks_are_as_large_as_the_memory_allows(monkeypatch):
+    """What is repeated for each proposal is the batch, too; and a model that refuses everything asks for no end."""
+    net = classifier(2)
+    x, y = samples(net)
+    monkeypatch.setattr(look_ahead, "NUMBERS", 10_000)
+    ball = Ball.around(x, eps=6, norm="linf", leaf=Leaf())
+    alone = Survivors(aim_of(net, y), ball)
+    assert look_ahead._count(alone, 0.0) == 16  # eight samples of fifty numbers, a label and a row
+    heavy = Survivors(replace(aim_of(net, y), batch={"y": y, "map": torch.rand(8, 300)}), ball)
+    assert look_ahead._count(heavy, 0.0) == 2

@@ -7,6 +7,7 @@ from toy_tasks import classification, images, model_of, sentences, text
 
 from holdfast.core.errors import ClashError, InputError
 from holdfast.methods.freelb import FreeLB
+from holdfast.methods.rotation import Rotation
 from holdfast.train.objective import Objective
 
 OPTIONS = {"tap": "features.0"}
@@ -85,6 +86,17 @@ def test_gradients_accumulate_over_micro_batches():
         separate.append([p.grad.clone() for p in model.parameters()])
     for total, *parts in zip(together, *separate, strict=True):
         torch.testing.assert_close(total, sum(parts))
+
+
+def test_where_it_reaches_no_trained_weight_the_others_train():
+    objective = Objective(classification(), [FreeLB(tap="features.0"), Rotation()])
+    model = objective.prepare(model_of(objective.task), images())
+    for name, p in model.named_parameters():
+        p.requires_grad_("heads" in name)
+    losses = [objective.backward(model, images())]
+    objective.index = 0
+    losses.append(objective(model, images()).detach())
+    torch.testing.assert_close(*losses)
 
 
 def test_half_precision_does_not_underflow():

@@ -6,7 +6,7 @@ from toy_tasks import classification, cross_entropy, images, model_of, step_of
 
 from holdfast.core.contracts import TaskLoss, Term
 from holdfast.methods.cutmix import CutMix
-from holdfast.methods.mixing import mix_leaves, mixed_term, on_host, partners, taken
+from holdfast.methods.mixing import mixed_term, on_host, partners, taken
 from holdfast.methods.mixup import Mixup
 from holdfast.methods.regmixup import RegMixup
 from holdfast.train.draws import generator
@@ -38,14 +38,8 @@ def test_the_loss_equals_an_explicit_loop_over_pairs(scalar, hidden):
     model = model_of(task).eval()
     order, lam = partners(6, torch.Generator().manual_seed(3)), 0.3
     step, own = step_of(task, model, batch), clean_term(task, batch, hidden=hidden)
-    term = mixed_term(
-        own,
-        mix_leaves(step, batch, order, lambda x, order: torch.lerp(taken(x, order), x, lam)),
-        step,
-        order,
-        lam,
-        name="mixed",
-    )
+    view = {**batch, "image": torch.lerp(taken(batch["image"], order), batch["image"], lam)}
+    term = mixed_term(own, view, step, order, lam, name="mixed")
     found = term.loss((model(term.views[0]["image"]),))
     x, y = batch["image"], batch["y"]
     expected = []
@@ -141,3 +135,17 @@ def test_targets_are_swapped_only_where_the_batch_is_leaves_and_labels(method, m
     (own, a), (other, b) = mixed.parts((outputs,))
     torch.testing.assert_close(a * own.mean() + b * other.mean(), expected.mean())
     assert torch.equal(other, against_partners) is not bool(more)  # else in the partners' order
+
+
+@pytest.mark.parametrize("name", [1, "label.id", ("a", "b"), "y"])
+def test_labels_under_any_name_are_those_of_the_partners(name):
+    task = classification(
+        loss=lambda outputs, batch: torch.nn.functional.cross_entropy(outputs, batch[name], reduction="none"),
+        labels=lambda batch: batch[name],
+    )
+    batch = {"image": images()["image"], name: images()["y"]}
+    step, outputs, method = step_of(task, model_of(task), batch), torch.randn(6, 3), Mixup(alpha=1.0)
+    lam, order = drawn(method, step)
+    mixed = method.rewrite([clean_term(task, batch)], step)[0].loss
+    expected = lam * task.loss(outputs, batch) + (1 - lam) * task.loss(outputs, {name: batch[name][order]})
+    torch.testing.assert_close(mixed((outputs,)), expected)

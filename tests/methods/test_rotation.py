@@ -7,6 +7,7 @@ from toy_tasks import classification, driving, images, model_of, regression_with
 from holdfast.attacks.fgsm import FGSM
 from holdfast.core.errors import ClashError, InputError
 from holdfast.methods.adversarial import Adversarial
+from holdfast.methods.regmixup import RegMixup
 from holdfast.methods.rotation import PRETEXTS, Rotation
 from holdfast.train.objective import Objective
 
@@ -96,3 +97,26 @@ def test_refusals():
     assert objective(objective.prepare(model_of(task), driving()), driving()).isfinite()
     with pytest.raises(InputError, match="use one of"):
         Rotation(pretext="jigsaw")
+
+
+@pytest.fixture
+def process_group():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_trains_under_ddp_that_looks_for_unused_weights(process_group):
+    """It takes for unused what the last forward before the backward did not reach."""
+    objective, model = prepared(Rotation())
+    wrapped = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+    objective(wrapped, images()).backward()
+    found = [p.grad.clone() for p in model.parameters()]
+    other, twin = prepared(Rotation())
+    other(twin, images()).backward()
+    torch.testing.assert_close(found, [p.grad for p in twin.parameters()])
+
+
+def test_a_joined_mixture_of_its_term_is_one_forward():
+    objective, model = prepared(Rotation(), RegMixup(on="rotation", joined=True))
+    assert objective(model, images()).isfinite()

@@ -110,11 +110,21 @@ def test_a_forward_of_which_only_taps_are_wanted_ends_at_the_last_of_them(checkp
     torch.testing.assert_close(*twice)
 
 
+def test_on_several_processes_a_forward_runs_to_its_end(monkeypatch):
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    model = Tapped(Blocks(checkpointed=False))
+    outputs, _ = model(torch.rand(5, 3), taps=("first.0",), only_read=True)
+    assert outputs is not None
+
+
 def test_an_error_inside_a_forward_is_nobodys_tap():
     model = Tapped(nn.Sequential(nn.Linear(3, 4), nn.Linear(3, 4)))
     with pytest.raises(RuntimeError, match="shapes"):
         model(torch.rand(2, 3), taps=("0",))
     assert not model.model[0]._forward_hooks
+    with pytest.raises(InputError, match="no module 'typo'"):
+        model(torch.rand(2, 3), taps=("0", "typo", "1"))
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_refusals():
@@ -150,16 +160,16 @@ def test_heads_are_reproducible_and_leave_the_global_generator_alone():
     models = [model_of(classification(), seed) for seed in (1, 2)]
     state = torch.random.get_rng_state()
     a, b = (AuxiliaryHead(tap="features.0", seed=3).apply(model, (X,)) for model in models)
-    assert torch.equal(a.heads["head"].weight, b.heads["head"].weight)
+    assert torch.equal(a.heads["head"].linear.weight, b.heads["head"].linear.weight)
     assert torch.equal(torch.random.get_rng_state(), state)
     with pytest.raises(InputError, match="a head 'head' already"):
         AuxiliaryHead().apply(a, (X,))
 
 
 def test_heads_average_over_positions():
-    assert AuxiliaryHead(tap="features.0").apply(model_of(classification()), (X,)).heads["head"].in_features == 6
+    assert AuxiliaryHead(tap="features.0").apply(model_of(classification()), (X,)).heads["head"].linear.in_features == 6
     x = X[:, 0, :, :5]
     sequence = AuxiliaryHead(tap="0", channel_dim=-1).apply(nn.Sequential(nn.Linear(5, 7), nn.Flatten()), (x,))
     _, read = sequence(x, heads=("head",))
-    expected = nn.Linear.forward(sequence.heads["head"], sequence.model[0](x).mean(1))
+    expected = sequence.heads["head"].linear(sequence.model[0](x).mean(1))
     torch.testing.assert_close(read["head"], expected)

@@ -1,7 +1,8 @@
 """Backward passes that are given the gradients of their outputs, without torch's checks of what they are given.
 
 `torch.autograd.grad` and `backward` look up and compare shapes and kinds in Python before they start the engine, which
-takes as long as a small layer. Callers in here made those gradients themselves, like the outputs.
+takes as long as a small layer. Here callers make those gradients like the outputs. The entry is not public: a torch
+that does not have it, and tensors of somebody else's kind, are served by the two public functions.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch.overrides import has_torch_function
 
 try:
     from torch.autograd.graph import _engine_run_backward as _run
-except ImportError:  # it is not public: a torch without it still has the two functions that are
+except ImportError:
     _run = None  # type: ignore[assignment]  # stands for "not there"
 
 __all__ = ["accumulate", "gradients", "weighted_mean"]

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from holdfast.attacks.classes import classified, logits_of, missed, runners_up, towards
 from holdfast.attacks.hyperplane import nearest_on
-from holdfast.attacks.samples import by_sample, per_sample_length, put
+from holdfast.attacks.samples import by_sample, per_sample_length
 from holdfast.attacks.seal import Ball, Budget, Norm
 from holdfast.attacks.survivors import State, Survivors
 from holdfast.core.errors import InputError
@@ -116,7 +116,7 @@ class FAB:
         return {
             **state,
             "z": torch.lerp(ball.x, z, by_sample(torch.where(wrong, self.beta, 1.0).to(z.dtype), z)),
-            "best": put(state["best"], nearer, z),
+            "best": torch.where(by_sample(nearer, z), z, state["best"]),
             "distance": torch.where(nearer, distance, state["distance"]),
         }
 

@@ -12,14 +12,16 @@ from holdfast.attacks.proposals import Draws, at_corners
 from holdfast.attacks.samples import by_sample
 from holdfast.attacks.survivors import State, Survivors
 
-__all__ = ["looked_ahead", "one_by_one"]
+__all__ = ["answered", "looked_ahead", "one_by_one"]
 
 WASTE = 0.1
 """Share of the proposals that may be asked in vain, because one before them was taken."""
 MEMORY = 0.95
 """Weight of the share that was taken so far, beside that of the last look."""
+RAREST = 1e-3
+"""The least share that is counted with."""
 NUMBERS = 1 << 18
-"""Of all proposals of a look: beyond, memory takes back what fewer calls save."""
+"""Of all proposals of a look and their batch: beyond, memory takes back what fewer calls save."""
 
 
 def one_by_one(live: Survivors, state: State, draws: Draws, sides: Sequence[int]) -> State:
@@ -56,7 +58,7 @@ def looked_ahead(live: Survivors, state: State, draws: Draws, sides: Sequence[in
 
     Each sample's next proposals are asked in one forward, all of the same point. The first that raises its value is
     taken, or it leaves with the first that breaks it; what comes after that one was asked of a point that is left, and
-    is asked again. So each sample is at a query of its own.
+    is asked again. So each sample is at a query of its own. Normalisation in training mode sees all proposals.
     """
     windows, share, size = draws.windows(sides), 1.0, (0, 0)
     state = {**state, "query": torch.zeros_like(live.rows)}
@@ -76,7 +78,7 @@ def looked_ahead(live: Survivors, state: State, draws: Draws, sides: Sequence[in
 
 def _count(live: Survivors, share: float) -> int:
     """How many proposals to ask at once, a power of two, where this share of them is taken."""
-    few, room = 1 + int(2 * WASTE / share), NUMBERS // max(live.ball.x.numel(), 1)
+    few, room = 1 + int(2 * WASTE / max(share, RAREST)), NUMBERS // max(live.numbers, 1)
     return 1 << (max(min(few, room), 1).bit_length() - 1)
 
 

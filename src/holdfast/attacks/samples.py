@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Generator, Tensor
 
-__all__ = ["Norm", "along", "by_sample", "per_sample_length", "per_sample_norm", "put", "uniform"]
+__all__ = ["Norm", "along", "by_sample", "per_sample_length", "per_sample_norm", "uniform"]
 
 Norm: TypeAlias = Literal["linf", "l2"]
 
@@ -35,15 +35,6 @@ def per_sample_length(x: Tensor, norm: Norm) -> Tensor:
     """Length of each sample in a norm, (B,)."""
     flat = x.flatten(1)
     return flat.abs().amax(1) if norm == "linf" else torch.linalg.vector_norm(flat, dim=1)
-
-
-def put(into: Tensor, where: Tensor, values: Tensor) -> Tensor:
-    """``into`` with the samples for which ``where``, bool (B,), holds taken from ``values``; nothing is written to."""
-    if into.device.type == "cpu":  # a mask of rows takes a CPU several times as long as a copy
-        rows = where.nonzero().squeeze(1)
-        if 4 * len(rows) < len(where):
-            return into.index_copy(0, rows, values.index_select(0, rows)) if len(rows) else into
-    return torch.where(by_sample(where, into), values, into)
 
 
 def uniform(shape: Sequence[int], generator: Generator, *, like: Tensor, low: float = 0.0) -> Tensor:

@@ -73,7 +73,7 @@ class Square:
         return live.found
 
     def passes(self) -> tuple[float, float]:
-        """A forward per query and one for the start; looking ahead wastes a few of them, and starts fewer."""
+        """A forward of each sample per query, and one at the start; looking ahead wastes a few more."""
         return self.queries + 1.0, 0.0
 
 

@@ -77,6 +77,11 @@ class Survivors:
         return 1 if self._room is None else max(ROOM // max(self._room, 1), 1)
 
     @property
+    def numbers(self) -> int:
+        """How many numbers the survivors and their part of the batch are."""
+        return (self._room or 0) * len(self) // max(len(self._whole.x), 1)
+
+    @property
     def looks_ahead(self) -> bool:
         """Whether several steps of one sample may be asked at once: departures cost nothing, samples stand alone."""
         return self._wait == 1 and self._room is not None

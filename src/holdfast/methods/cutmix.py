@@ -13,7 +13,7 @@ from torch import Tensor
 from holdfast.core.contracts import Step, Term
 from holdfast.core.errors import ClashError, InputError
 from holdfast.core.space import get_leaf
-from holdfast.methods.mixing import mix_leaves, mixed_term, on_host, partners, single_view, taken
+from holdfast.methods.mixing import mixed_term, on_host, partners, single_view, taken
 from holdfast.methods.rewriting import chosen_leaves, rewritten
 
 __all__ = ["CutMix", "box"]
@@ -57,17 +57,17 @@ class CutMix:
 
     def _cut(self, term: Term, step: Step) -> Term:
         draw, view = step.draw("cutmix"), single_view(term, who="CutMix")
-        images = [get_leaf(view, path) for path in chosen_leaves(step.task.space, None, who="CutMix")]
-        sizes = {tuple(image.shape[2:]) for image in images}
-        if len(sizes) != 1 or any(image.ndim != 4 for image in images):
-            raise InputError(f"leaves of shapes {[tuple(i.shape) for i in images]} are not images of one size",
+        images = {path: get_leaf(view, path) for path in chosen_leaves(step.task.space, None, who="CutMix")}
+        sizes = {tuple(image.shape[2:]) for image in images.values()}
+        if len(sizes) != 1 or any(image.ndim != 4 for image in images.values()):
+            raise InputError(f"leaves of shapes {[tuple(i.shape) for i in images.values()]} are not images of one size",
                              where="CutMix", fix="it needs (B, C, H, W)")  # fmt: skip
         [(height, width)] = sizes
-        numbers, order = on_host(draw), partners(len(images[0]), draw)
+        numbers, order = on_host(draw), partners(len(next(iter(images.values()))), draw)
         place = box(height, width, numbers.betavariate(self.alpha, self.alpha), numbers)
         rows, columns = place
         lam = 1.0 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
-        mixed = mix_leaves(step, view, order, lambda x, order: _pasted(x, order, place))
+        mixed = step.task.space.replace(view, {path: _pasted(x, order, place) for path, x in images.items()})
         # Targets mixed by the lambda that was drawn would not fit the box.
         return mixed_term(term, mixed, step, order, lam, by_task=False)
 

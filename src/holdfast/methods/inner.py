@@ -12,6 +12,7 @@ from holdfast.attacks.aim import UNBOUNDED
 from holdfast.attacks.seal import BNDuringAttack, crafting, perturb
 from holdfast.core.contracts import Attack, Step, Term
 from holdfast.core.errors import InputError
+from holdfast.core.space import first_tensor
 from holdfast.methods.mixing import single_view
 from holdfast.surgery.tapped import Tapped, read_tap
 
@@ -34,7 +35,9 @@ def inner_model(step: Step, *, who: str) -> nn.Module:
 def tap_value(term: Term, step: Step, *, tap: str, bn_during_attack: BNDuringAttack = "eval") -> Tensor:
     """What the tap is on the term's view."""
     view = single_view(term, who=tap)
-    with crafting(step.model, bn_during_attack, freeze=False):
+    # Autocast may keep the cast of a weight that requires a gradient, made without one, for the passes to come.
+    cast = torch.is_autocast_enabled(first_tensor(view).device.type)
+    with crafting(step.model, bn_during_attack, freeze=cast):
         return read_tap(partial(step.task.forward, step.model, view), inner_model(step, who=tap), tap)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -13,13 +13,10 @@ from torch.utils._pytree import tree_map
 
 from holdfast.core.contracts import Batch, Outputs, PartedLoss, Step, TaskLoss, Term
 from holdfast.core.errors import InputError
-from holdfast.core.space import get_leaf, with_leaf
+from holdfast.core.space import get_leaf
 from holdfast.methods.rewriting import chosen_leaves
 
-__all__ = ["blended_term", "mix_leaves", "mixed_term", "on_host", "partners", "single_view", "taken"]
-
-Mix: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""``(x, order) -> mixed``: sample ``i`` with sample ``order[i]``."""
+__all__ = ["blended_term", "mixed_term", "on_host", "partners", "single_view", "taken"]
 
 
 def on_host(generator: Generator) -> Random:
@@ -30,13 +27,6 @@ def on_host(generator: Generator) -> Random:
 def partners(n: int, generator: Generator) -> Tensor:
     """A random permutation, int64 (n,): sample ``i`` is mixed with sample ``order[i]``."""
     return torch.randperm(n, generator=generator, device=generator.device)
-
-
-def mix_leaves(step: Step, view: Batch, order: Tensor, mix: Mix) -> Batch:
-    """The view with each perturbable leaf mixed with its partners'."""
-    for path in step.task.space.leaves:
-        view = with_leaf(view, path, mix(get_leaf(view, path), order))
-    return view
 
 
 def blended_term(term: Term, step: Step, *, alpha: float, who: str, **changes: Any) -> Term:
@@ -80,11 +70,13 @@ def _of_partners(term: Term, theirs: Mapping[str, Tensor], order: Tensor) -> Tas
     loss, [batch] = term.loss, term.views
     if not isinstance(loss, TaskLoss) or loss.batch is not batch or loss.task.labels is None:
         return None
-    entries = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
-    rest = [(str(key), value) for key, value in entries if str(key) not in theirs]
-    if len(rest) != 1 or rest[0][1] is not loss.task.labels(batch):
+    entries = batch if isinstance(batch, Mapping) else {str(i): value for i, value in enumerate(batch)}
+    rest = [key for key in entries if key not in theirs]
+    if len(rest) != 1 or not isinstance(rest[0], str) or "." in rest[0]:
         return None
-    [(path, labels)] = rest
+    [path], labels = rest, entries[rest[0]]
+    if labels is not loss.task.labels(batch):
+        return None
     return TaskLoss(loss.task, loss.task.space.replace(batch, {**theirs, path: taken(labels, order)}))
 
 

@@ -15,7 +15,7 @@ from holdfast.core.contracts import Attack, Batch, Remedy, Step, Surgery, Term
 from holdfast.core.errors import InputError
 from holdfast.core.space import get_leaf, with_leaf
 from holdfast.methods.handover import EVALUATED_TWICE, Accumulated, passed_on, shared_masks
-from holdfast.methods.inner import inner_model
+from holdfast.methods.inner import inner_model, tap_value
 from holdfast.methods.mixing import single_view
 from holdfast.methods.rewriting import only_leaf, rewritten
 from holdfast.surgery.tapped import submodule
@@ -94,13 +94,13 @@ class YOPO:
         ball = Ball.around(x, eps=self.eps, norm="linf", leaf=leaf)
         total, z = Accumulated(trained_in(modules_of(step.model))), ball.start(step.draw("yopo"))
         rewind = shared_masks(x.device)
-        for k in range(self.passes_through - 1):
+        if step.index == 0:
+            self._check(step, x, tap_value(term, step, tap=self.first))
+        for _ in range(self.passes_through - 1):
             moved = with_leaf(view, path, z)
             outputs, read = step.forward(moved, **{**term.call, "taps": (self.first,)})
             hidden = read[self.first]
             [adjoint] = total.add(term.loss((outputs,)), hidden, weight=1 / self.passes_through)
-            if k == 0 and step.index == 0:
-                self._check(step, z, hidden)
             z = self._inner(step, ball, z, self._adjoint(step, term, moved, hidden) if adjoint is None else adjoint)
             rewind()
         last = term.loss((step.forward(with_leaf(view, path, z), **term.call),))
@@ -125,11 +125,12 @@ class YOPO:
                 z = ball.ascend(z, gradient, ball.unit * self.alpha)
         return z
 
-    def _check(self, step: Step, z: Tensor, hidden: Tensor) -> None:
+    def _check(self, step: Step, x: Tensor, hidden: Tensor) -> None:
+        """Whether the layer, in eval mode, makes of the leaf what is at the tap."""
         layer = submodule(inner_model(step, who="YOPO"), self.first)
         try:
-            with torch.no_grad(), crafting(layer, "frozen"):
-                same = torch.allclose(layer(z), hidden, rtol=1e-3, atol=1e-4)
+            with torch.no_grad(), crafting(layer):
+                same = torch.allclose(layer(x), hidden, rtol=1e-3, atol=1e-4)
         except (RuntimeError, TypeError):
             same = False
         if not same:

@@ -60,13 +60,14 @@ class AuxiliaryHead:
         return model.model if isinstance(model, Tapped) else model
 
 
-class _LinearOfMean(nn.Linear):
+class _LinearOfMean(nn.Module):
     """A linear layer on the mean over positions."""
 
     def __init__(self, channels: int, outputs: int, channel_dim: int) -> None:
-        super().__init__(channels, outputs)
-        self.channel_dim = channel_dim
+        super().__init__()
+        self.linear, self.channel_dim = nn.Linear(channels, outputs), channel_dim
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) -> (B, outputs), or with another channel dimension likewise."""
-        return super().forward(x.movedim(self.channel_dim, -1).flatten(1, -2).mean(1) if x.ndim > 2 else x)
+        mean = x.movedim(self.channel_dim, -1).flatten(1, -2).mean(1) if x.ndim > 2 else x
+        return self.linear(mean)  # type: ignore[no-any-return]  # modules are untyped

@@ -32,7 +32,6 @@ class Tapped(nn.Module):
         self.training = model.training
         self.heads = nn.ModuleDict()
         self.head_taps: dict[str, str] = {}
-        self._sharded: bool | None = None
 
     def forward(self, *inputs: Any, add: Mapping[str, Tensor] | None = None, taps: Sequence[str] = (),
                 heads: Sequence[str] = (), only_read: bool = False, **call: Any) -> Outputs:  # fmt: skip
@@ -43,7 +42,8 @@ class Tapped(nn.Module):
             add: tensors to add at taps, e.g. an adversarial perturbation of an embedding.
             taps: taps to read.
             heads: auxiliary heads to evaluate.
-            only_read: nobody wants the outputs, so that the forward may end at the last tap; they may be None then.
+            only_read: nobody wants the outputs, so that the forward may end at the last tap; they may be None then. It
+                ends by an exception, which the model inside must let through.
             call: further keywords of the model inside.
 
         Raises:
@@ -54,19 +54,11 @@ class Tapped(nn.Module):
             return self.model(*inputs, **call)
         outputs: Outputs = None
         wanted = {*add, *taps, *[self.head_taps[name] for name in heads]}
-        with _Listening(self.model, wanted, add, end=only_read and self._may_end()) as seen:
+        with _Listening(self.model, wanted, add, end=only_read and not _watched()) as seen:
             outputs = self.model(*inputs, **call)
         read = {tap: seen[tap] for tap in taps}
         read |= {name: self.heads[name](seen[self.head_taps[name]]) for name in heads}
         return (outputs, read) if read else outputs
-
-    def _may_end(self) -> bool:
-        """Whether a forward may be left half way: hooks that gather sharded weights have to run to their end."""
-        if torch.compiler.is_compiling():
-            return False
-        if self._sharded is None:
-            self._sharded = any(hasattr(p, "device_mesh") for p in self.parameters())
-        return not self._sharded
 
 
 @contextmanager
@@ -98,17 +90,25 @@ class _Listening:
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> dict[str, Tensor]:
-        self._handles = [_hook(self._model, tap, self._visit) for tap in self._taps]
+        try:
+            for tap in self._taps:
+                self._handles.append(_hook(self._model, tap, self._visit))
+        except InputError:
+            self._remove()
+            raise
         return self.seen
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        for handle in self._handles:
-            handle.remove()
+        self._remove()
         if kind is None:
             for tap in self._taps:
                 if tap not in self.seen:
                     raise InputError(f"{tap!r} was not reached in this forward", where="tap")
         return kind is _ReachedError
+
+    def _remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
 
     def _visit(self, tap: str, value: Any) -> Any:
         if tap in self.seen:
@@ -120,8 +120,20 @@ class _Listening:
         return (tensor, *value[1:]) if isinstance(value, tuple) else tensor
 
 
+def _watched() -> bool:
+    """Whether somebody counts on a forward that runs to its end.
+
+    These are a compiler, and what trains on several processes: sharded weights are gathered and freed by hooks, and
+    DistributedDataParallel may look for the weights that its last forward has used.
+    """
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return several or torch.compiler.is_compiling()
+
+
 def _inside_checkpoint() -> bool:
-    """Whether somebody watches what is kept for the backward, to whom a layer that is left half way is one layer."""
+    """Whether what the backward needs is kept elsewhere, as in a checkpointed layer, which is run again as a whole."""
+    if torch.compiler.is_compiling():
+        return True  # a layer that is compiled by itself
     hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     return hooks is None or hooks(True) is not None
 

@@ -42,7 +42,7 @@ def differentiate(weighted: _Weighted) -> Tensor:
         if isinstance(loss, HandedOver):
             part = weight * loss.value
             reached += loss.parameters
-            shares += torch._foreach_mul(list(loss.gradients), weight)
+            shares += [gradient * weight for gradient in loss.gradients]
         else:
             part, share = weighted_mean(loss, weight)
             if loss.requires_grad:
@@ -118,7 +118,10 @@ def _run_joined(terms: Sequence[Term], forward: Callable[..., Outputs]) -> _Done
 
 def _split(outputs: Outputs, sizes: Sequence[int]) -> list[Outputs]:
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    return [tree_map(lambda out, a=a, n=n: out[a : a + n], outputs) for a, n in zip(starts, sizes, strict=True)]
+    return [
+        tree_map(lambda out, a=a, n=n: out[a : a + n] if isinstance(out, Tensor) else out, outputs)
+        for a, n in zip(starts, sizes, strict=True)
+    ]
 
 
 def _joined(terms: Sequence[Term]) -> list[list[_Run]]:

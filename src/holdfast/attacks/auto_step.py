@@ -106,5 +106,5 @@ def _moved(state: State, ball: Ball, *, first: bool) -> State:
     z, old = state["z"], state["old"]
     ahead = ball.ascend(z, state["gradient"], ball.radius * by_sample(state["eta"], z))
     if not first:
-        ahead = ball.project(z + MOMENTUM * (ahead - z) + (1 - MOMENTUM) * (z - old))
+        ahead = ball.project(torch.lerp(z, ahead, MOMENTUM).add_(z - old, alpha=1 - MOMENTUM))
     return {**state, "z": ahead, "old": z}

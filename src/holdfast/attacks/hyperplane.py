@@ -81,7 +81,7 @@ def _closing(rate: Tensor, gain: Tensor, breaks: Tensor, need: Tensor, guess: Te
     def tangent(scale: Tensor, flat: float) -> Tensor:
         slope = torch.linalg.vecdot(rate, torch.gt(breaks, scale, out=moving))[:, None]
         # Not the sum of all gains less those of the moving: beside unbounded room it would lose what is closed.
-        closed = torch.linalg.vecdot(gain, moving.neg_().add_(1.0))[:, None]
+        closed = torch.linalg.vecdot(gain, torch.le(breaks, scale, out=moving))[:, None]
         return torch.where(slope > 0, (need - closed) / slope, flat)
 
     asked = rate.device.type in ASKED

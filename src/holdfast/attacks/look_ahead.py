@@ -20,7 +20,7 @@ MEMORY = 0.95
 """Weight of the share that was taken so far, beside that of the last look."""
 RAREST = 1e-3
 """The least share that is counted with."""
-NUMBERS = 1 << 18
+NUMBERS = 1 << 19
 """Of all proposals of a look and their batch: beyond, memory takes back what fewer calls save."""
 
 

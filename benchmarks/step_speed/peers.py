@@ -6,7 +6,7 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
@@ -111,6 +111,7 @@ def _regmixup(classes: int) -> Step:
     return step
 
 
+@cache
 def _transform(name: str) -> Any:
     """One file of the package: importing all of it needs torchvision and timm, which its RegMixup does not."""
     [folder] = importlib.util.find_spec("torch_uncertainty").submodule_search_locations

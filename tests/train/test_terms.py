@@ -94,7 +94,11 @@ class Halves(PartedLoss):
 
 def test_a_loss_in_parts_counts_like_the_whole():
     batch, scale = images(), torch.tensor(0.5, requires_grad=True)
-    forward = lambda view: scale * view["image"].flatten(1)  # noqa: E731 - a model of one weight
+
+    def forward(view):
+        """A model of one weight."""
+        return scale * view["image"].flatten(1)
+
     terms = [Term(name="a", views=(batch,), loss=Halves(), weight=2.0)]
     [expected] = torch.autograd.grad(2 * terms[0].loss((forward(batch),)).mean(), scale)
     value = differentiate(losses(terms, forward))

@@ -7,18 +7,15 @@ that does not have it, and tensors of somebody else's kind, are served by the tw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
-try:
-    from torch.autograd.graph import _engine_run_backward as _run
-except ImportError:
-    _run = None  # type: ignore[assignment]  # stands for "not there"
-
 __all__ = ["accumulate", "gradients", "weighted_mean"]
+
+_run: Callable[..., tuple[Tensor | None, ...]] | None = getattr(torch.autograd.graph, "_engine_run_backward", None)
 
 
 def gradients(outputs: Sequence[Tensor], inputs: Sequence[Tensor],

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from holdfast.attacks.aim import Aim
 from holdfast.attacks.proposals import Draws, at_corners
-from holdfast.attacks.samples import by_sample
 from holdfast.attacks.survivors import State, Survivors
 
-__all__ = ["answered", "looked_ahead", "one_by_one"]
+__all__ = ["looked_ahead"]
 
 WASTE = 0.1
 """Share of the proposals that may be asked in vain, because one before them was taken."""
@@ -24,41 +23,19 @@ NUMBERS = 1 << 19
 """Of all proposals of a look and their batch: beyond, memory takes back what fewer calls save."""
 
 
-def one_by_one(live: Survivors, state: State, draws: Draws, sides: Sequence[int]) -> State:
-    """Every query's proposal in turn, taken where it raises the value; the host is not told where.
-
-    Args:
-        live: the samples, with what is raised.
-        state: ``z``, float (B, ...), and its ``value``, (B,).
-        draws: of the proposals.
-        sides: of the window, for each query.
-    """
-    windows = draws.windows(sides)
-    for query in range(len(sides)):
-        if not len(live):
-            break
-        span = slice(query, query + 1)
-        proposed = at_corners(live.ball, state["z"], windows[None, span], draws.signs[None, span], sides[query])
-        state = answered(live, state, proposed.squeeze(1))
-    return state
-
-
-def answered(live: Survivors, state: State, proposed: Tensor) -> State:
-    """The state after one proposal for each sample."""
-    value, broken = live.look(proposed)
-    state = live.leave(proposed, broken, {**state, "proposed": proposed, "new_value": value})
-    better = by_sample(state["new_value"] > state["value"], state["z"])
-    return {"z": torch.where(better, state["proposed"], state["z"]),
-            "value": state["value"].maximum(state["new_value"])}  # fmt: skip
-
-
 @torch.no_grad()
 def looked_ahead(live: Survivors, state: State, draws: Draws, sides: Sequence[int]) -> State:
-    """As `one_by_one`, in fewer forwards.
+    """Every query's proposal in turn, taken by the samples whose value it raises, in fewer forwards than queries.
 
     Each sample's next proposals are asked in one forward, all of the same point. The first that raises its value is
     taken, or it leaves with the first that breaks it; what comes after that one was asked of a point that is left, and
     is asked again. So each sample is at a query of its own. Normalisation in training mode sees all proposals.
+
+    Args:
+        live: the samples, with what is raised; it `looks_ahead`.
+        state: ``z``, float (B, ...), and its ``value``, (B,).
+        draws: of the proposals.
+        sides: of the window, for each query.
     """
     windows, share, size = draws.windows(sides), 1.0, (0, 0)
     state = {**state, "query": torch.zeros_like(live.rows)}

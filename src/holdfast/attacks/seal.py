@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, overload
 
@@ -162,7 +162,8 @@ def gradient_of(value: Tensor, x: Tensor) -> Tensor:
     return gradient
 
 
-class crafting:  # noqa: N801 - used as a function is, in `with crafting(model):`
+def crafting(model: nn.Module, bn_during_attack: BNDuringAttack = "eval", *,
+             freeze: bool = True) -> AbstractContextManager[None]:  # fmt: skip
     """``model`` in the mode for crafting, and frozen; modes, buffers and ``requires_grad`` come back as they were.
 
     Args:
@@ -173,10 +174,15 @@ class crafting:  # noqa: N801 - used as a function is, in `with crafting(model):
     Raises:
         InputError: an unknown mode.
     """
+    if bn_during_attack not in ("eval", "train", "frozen"):
+        raise InputError(f"unknown bn_during_attack {bn_during_attack!r}", fix="use 'eval', 'train' or 'frozen'")
+    return _Crafting(model, bn_during_attack, freeze=freeze)
 
-    def __init__(self, model: nn.Module, bn_during_attack: BNDuringAttack = "eval", *, freeze: bool = True) -> None:
-        if bn_during_attack not in ("eval", "train", "frozen"):
-            raise InputError(f"unknown bn_during_attack {bn_during_attack!r}", fix="use 'eval', 'train' or 'frozen'")
+
+class _Crafting(AbstractContextManager[None]):
+    """What `crafting` sets and puts back."""
+
+    def __init__(self, model: nn.Module, bn_during_attack: BNDuringAttack, *, freeze: bool) -> None:
         modules = modules_of(model)
         self._trained = trained_in(modules) if freeze else []
         quiet = [module for module in modules if module.training and not _trains(module, bn_during_attack)]

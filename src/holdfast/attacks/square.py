@@ -6,17 +6,23 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
+import torch
 from torch import Generator, Tensor
 
 from holdfast.attacks.classes import classified, logit_margin
-from holdfast.attacks.look_ahead import answered, looked_ahead, one_by_one
-from holdfast.attacks.proposals import Draws, move_mass
+from holdfast.attacks.look_ahead import looked_ahead
+from holdfast.attacks.proposals import Draws, at_corners, move_mass
+from holdfast.attacks.samples import by_sample
 from holdfast.attacks.seal import Ball, Budget, Norm
 from holdfast.attacks.survivors import State, Survivors
 from holdfast.core.errors import InputError
 
 __all__ = ["Square"]
+
+Propose: TypeAlias = Callable[[Ball, Tensor, int, int], Tensor]
+"""``(ball, z, query, side) -> proposals``, one for each sample, a new tensor."""
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries after which the changed share is halved, as published for 10 000 queries."""
@@ -65,10 +71,10 @@ class Square:
         value, broken = live.look(z)
         state = live.leave(z, broken, {"z": z, "value": value})
         sides = _sides(draws.size, self.share, self.queries)
-        if self.norm == "l2":
-            state = _in_turn(live, state, draws, sides)
+        if self.norm == "linf" and live.looks_ahead:
+            state = looked_ahead(live, state, draws, sides)
         else:
-            state = (looked_ahead if live.looks_ahead else one_by_one)(live, state, draws, sides)
+            state = _one_by_one(live, state, sides, _corners(draws, sides) if self.norm == "linf" else _mass(draws))
         live.offer(state["z"], state["value"])
         return live.found
 
@@ -84,10 +90,29 @@ def _sides(size: tuple[int, int], share: float, queries: int) -> list[int]:
     return [by_halvings[bisect_left(HALVINGS, query)] for query in range(queries)]
 
 
-def _in_turn(live: Survivors, state: State, draws: Draws, sides: Sequence[int]) -> State:
-    """Proposals of L2, each of which is an arithmetic over the whole image."""
+def _corners(draws: Draws, sides: Sequence[int]) -> Propose:
+    windows = draws.windows(sides)
+
+    def propose(ball: Ball, z: Tensor, query: int, side: int) -> Tensor:
+        one = slice(query, query + 1)
+        return at_corners(ball, z, windows[None, one], draws.signs[None, one], side).squeeze(1)
+
+    return propose
+
+
+def _mass(draws: Draws) -> Propose:
+    return lambda ball, z, query, side: move_mass(ball, z, draws, query, side)
+
+
+def _one_by_one(live: Survivors, state: State, sides: Sequence[int], propose: Propose) -> State:
+    """Every query's proposal in turn, taken where it raises the value; the host is not told where."""
     for query, side in enumerate(sides):
         if not len(live):
             break
-        state = answered(live, state, move_mass(live.ball, state["z"], draws, query, side))
+        proposed = propose(live.ball, state["z"], query, side)
+        value, broken = live.look(proposed)
+        state = live.leave(proposed, broken, {**state, "proposed": proposed, "new_value": value})
+        better = by_sample(state["new_value"] > state["value"], state["z"])
+        state = {"z": torch.where(better, state["proposed"], state["z"]),
+                 "value": state["value"].maximum(state["new_value"])}  # fmt: skip
     return state

@@ -182,7 +182,8 @@ def first_tensor(batch: Any) -> Tensor:
 
 def _first(node: Any) -> Tensor | None:
     if hasattr(node, "requires_grad"):
-        return node  # type: ignore[no-any-return]  # torch is not imported here
+        tensor: Tensor = node
+        return tensor
     parts = node if isinstance(node, list | tuple) else node.values() if isinstance(node, Mapping) else ()
     for part in parts:
         if (found := _first(part)) is not None:

@@ -31,8 +31,9 @@ class FreeLB:
     count, ``d_{t+1} = d_t + step * g_t / ||g_t||_2`` by sample, shortened to ``max_norm``. Weight gradients of all K
     passes add up; the last pass computes no gradient of ``d``; dropout masks are the same in all K.
 
-    All passes but the last are made while the loss is computed, and their gradients are handed over when ``backward``
-    is called: K forwards and backwards in all, where separate terms would need about half as many again.
+    All passes are made while the loss is computed. The last keeps its graph, and the gradients of the others are handed
+    over when ``backward`` is called: K forwards and backwards in all, where separate terms would need about half as
+    many again.
 
     Args:
         tap: what is perturbed, the output of this layer, e.g. ``"embedding"``.

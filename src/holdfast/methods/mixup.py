@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 from holdfast.core.contracts import Step, Term
@@ -45,8 +44,10 @@ class Mixup:
 
     def rewrite(self, terms: list[Term], step: Step) -> list[Term]:
         """The terms with the named one mixed; it keeps its name."""
-        mixed = partial(blended_term, step=step, alpha=self.alpha, who="Mixup")
-        return rewritten(terms, (self.on,), lambda term: [mixed(term)], who="Mixup")
+        return rewritten(terms, (self.on,), lambda term: [self._mixed(term, step)], who="Mixup")
+
+    def _mixed(self, term: Term, step: Step) -> Term:
+        return blended_term(term, step, alpha=self.alpha, who="Mixup")
 
     def passes(self) -> tuple[float, float]:
         """None."""

@@ -70,4 +70,5 @@ class _LinearOfMean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) -> (B, outputs), or with another channel dimension likewise."""
         mean = x.movedim(self.channel_dim, -1).flatten(1, -2).mean(1) if x.ndim > 2 else x
-        return self.linear(mean)  # type: ignore[no-any-return]  # modules are untyped
+        scores: Tensor = self.linear(mean)
+        return scores
